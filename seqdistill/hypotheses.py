@@ -1,0 +1,149 @@
+"""Hypotheses with their uncertainty, as JSONL: the one format that stages exchange.
+
+One JSON object a line, ``"schema": "seqdistill.hypothesis/1"``. ``docs/jsonl.md`` has every field.
+"""
+
+import json
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from seqdistill.errors import InputError
+from seqdistill.files import atomic_write
+
+SCHEMA = "seqdistill.hypothesis/1"
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """What produced a hypothesis.
+
+    Attributes:
+        kind: ``ensemble`` (several ordinary models), ``dirichlet`` (one Dirichlet student) or
+            ``softmax`` (one ordinary model).
+        members: number of models, at least 1.
+        predictive: the distribution that was decoded: ``pe`` (product of expectations),
+            ``base`` (softmax of a Dirichlet student's logits), ``mean`` (α/α₀) or ``softmax``.
+        offset: the Dirichlet's offset, None for ordinary models.
+    """
+
+    kind: str
+    members: int
+    predictive: str
+    offset: float | None = None
+
+
+@dataclass(frozen=True)
+class Hypothesis:
+    """One hypothesis (or one force-decoded text) with its uncertainty; logs are natural.
+
+    Attributes:
+        id: the sentence's number in its data set.
+        rank: 0 for the best of the n-best list.
+        text: detokenised text; ``source`` and ``reference`` likewise, None when unknown.
+        tokens: dictionary indices, end-of-sentence included; ``pieces`` are their strings.
+        log_prob: sum of ``token_log_probs`` (nats).
+        score: what the search ranked by (length-normalised as the search does), None if forced.
+        token_uncertainty: per measure one number a token (nats; higher = more uncertain).
+        uncertainty: per measure one number for the sequence (nats; higher = more uncertain).
+        forced: True when a given text was scored instead of searched for.
+        token_confidence: largest probability at each position, when it was asked for.
+        token_correct: whether the most probable piece is the forced one, when forced.
+    """
+
+    id: int
+    rank: int
+    text: str
+    tokens: list[int]
+    pieces: list[str]
+    log_prob: float
+    token_log_probs: list[float]
+    token_uncertainty: dict[str, list[float]]
+    uncertainty: dict[str, float]
+    model: ModelInfo
+    source: str | None = None
+    reference: str | None = None
+    score: float | None = None
+    forced: bool = False
+    token_confidence: list[float] | None = None
+    token_correct: list[bool] | None = None
+    schema: str = field(default=SCHEMA)
+
+    def to_json(self) -> str:
+        """Return one line of JSON, without a newline."""
+        return json.dumps(asdict(self), ensure_ascii=False, allow_nan=False)
+
+    @classmethod
+    def from_dict(cls, record: dict[str, Any]) -> "Hypothesis":
+        """Build a hypothesis from a decoded JSON object.
+
+        Raises:
+            InputError: a field is missing or of the wrong kind, or the schema is another one.
+        """
+        if not isinstance(record, dict):
+            raise InputError(f"expected a JSON object, got {type(record).__name__}")
+        if record.get("schema") != SCHEMA:
+            raise InputError(f"expected schema {SCHEMA!r}, got {record.get('schema')!r}")
+        missing = sorted(_REQUIRED - record.keys())
+        if missing:
+            raise InputError(f"the fields {', '.join(missing)} are missing")
+        known = {f.name for f in fields(cls)}
+        values = {name: value for name, value in record.items() if name in known}
+        uncertainty = values["uncertainty"]
+        if not isinstance(uncertainty, dict):
+            raise InputError("the field uncertainty must be an object of measure: number")
+        for name, value in uncertainty.items():
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                raise InputError(f"uncertainty.{name} must be a number, got {value!r}")
+            if not math.isfinite(value):
+                raise InputError(f"uncertainty.{name} must be finite, got {value!r}")
+        try:
+            values["model"] = ModelInfo(**values["model"])
+        except TypeError as error:
+            raise InputError(f"the field model is malformed: {error}") from error
+        return cls(**values)
+
+
+_REQUIRED = {
+    "id", "rank", "text", "tokens", "pieces", "log_prob", "token_log_probs",
+    "token_uncertainty", "uncertainty", "model",
+}  # fmt: skip
+
+
+def read_hypotheses(path: str | Path) -> Iterator[Hypothesis]:
+    """Read hypotheses from a JSONL file, one at a time.
+
+    Raises:
+        InputError: the file is missing or empty, or a line is malformed (file and line are named).
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; expected JSONL from --uncertainty-output")
+    count = 0
+    with open(path, encoding="utf-8") as handle:
+        for number, line in enumerate(handle, start=1):
+            if not line.strip():
+                raise InputError(f"{path}:{number}: empty line; every line holds one JSON object")
+            try:
+                yield Hypothesis.from_dict(json.loads(line))
+            except json.JSONDecodeError as error:
+                raise InputError(f"{path}:{number}: not JSON ({error.msg})") from error
+            except InputError as error:
+                raise InputError(f"{path}:{number}: {error}") from error
+            count += 1
+    if count == 0:
+        raise InputError(f"{path}: the file is empty; expected at least one hypothesis")
+
+
+def write_hypotheses(
+    path: str | Path, hypotheses: Iterable[Hypothesis], *, overwrite: bool = True
+) -> int:
+    """Write hypotheses to a JSONL file, whole or not at all; returns how many."""
+    count = 0
+    with atomic_write(path, overwrite=overwrite) as handle:
+        for hypothesis in hypotheses:
+            handle.write(hypothesis.to_json() + "\n")
+            count += 1
+    return count
