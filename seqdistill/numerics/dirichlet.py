@@ -1,0 +1,112 @@
+"""The terms of a Dirichlet Dir(α), α = e^z + o, that losses and uncertainties are made of.
+
+With a = e^z, S = Σ a and one more logit for the whole row,
+
+    o = 1:  y = ln(α₀ − 1) = ln(S + V − 1)        o = 0:  y = ln α₀ = ln S,
+
+every function of α₀ is the same function of y that the elements use of z, and the terms of size
+S ln S cancel on paper:
+
+    o = 1:  H[Dir(α)] = Σ h(z) − h(y) + (V − 1)(1 − ψ(α₀))
+"""
+
+import math
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from seqdistill.numerics.exp_gamma import ExpGamma
+
+
+class DirichletTerms:
+    """Terms of Dir(e^z + o), each computed once and only when asked for.
+
+    Args:
+        z: (..., V) logits, float32 or float64.
+        offset: 1 or 0.
+
+    Attributes:
+        row_z: (..., 1) y above.
+        log_sum: (..., 1) ln S.
+    """
+
+    def __init__(self, z: Tensor, offset: float) -> None:
+        self.z = z
+        self.offset = offset
+        self.V = z.shape[-1]
+        # Relative to the largest logit: a gap of 1e-3 beside logits of 80 keeps its digits.
+        self._largest = z.amax(dim=-1, keepdim=True)
+        self._log_sum_gap = torch.logsumexp(z - self._largest, dim=-1, keepdim=True)
+        self.log_sum = self._largest + self._log_sum_gap
+        if offset == 1:
+            others = math.log(self.V - 1) - self._largest
+            self._row_gap = torch.logaddexp(self._log_sum_gap, others)
+        else:
+            self._row_gap = self._log_sum_gap
+        self.row_z = self._largest + self._row_gap
+
+    @cached_property
+    def elements(self) -> ExpGamma:
+        """(..., V) the gamma family at z."""
+        return ExpGamma(self.z)
+
+    @cached_property
+    def row(self) -> ExpGamma:
+        """(..., 1) the gamma family at y."""
+        return ExpGamma(self.row_z)
+
+    @cached_property
+    def log_probs(self) -> Tensor:
+        """(..., V) ln softmax(z): the base distribution."""
+        return (self.z - self._largest) - self._log_sum_gap
+
+    @cached_property
+    def probs(self) -> Tensor:
+        """(..., V) softmax(z)."""
+        return self.log_probs.exp()
+
+    @cached_property
+    def inverse_precision(self) -> Tensor:
+        """(..., 1) 1/α₀."""
+        return self.row.t if self.offset == 1 else (-self.row_z).exp()
+
+    @cached_property
+    def log_mean(self) -> Tensor:
+        """(..., V) ln(α/α₀): the mean distribution."""
+        if self.offset == 0:
+            return self.log_probs
+        log_total_gap = torch.logaddexp(self._log_sum_gap, math.log(self.V) - self._largest)
+        return (self.z - self._largest) - log_total_gap + self.elements.softplus_negative
+
+    @cached_property
+    def digamma_gap(self) -> Tensor:
+        """(..., V) ψ(1 + e^z) − ψ(1 + e^y)."""
+        return (
+            (self.z - self._largest)
+            - self._row_gap
+            + (self.elements.digamma_excess - self.row.digamma_excess)
+        )
+
+    @cached_property
+    def expected_log(self) -> Tensor:
+        """(..., V) ψ(α) − ψ(α₀): the expectation of ln π_v under the Dirichlet."""
+        if self.offset == 1:
+            return self.digamma_gap
+        return self.digamma_gap - (-self.z).exp() + (-self.row_z).exp()
+
+    @cached_property
+    def entropy(self) -> Tensor:
+        """(..., 1) H[Dir(α)], the differential entropy."""
+        V, row = self.V, self.row
+        if self.offset == 1:
+            return (
+                self.elements.entropy_term.sum(-1, keepdim=True)
+                - row.entropy_term
+                + (V - 1) * (1 - row.digamma)
+            )
+        inside = self.elements.entropy_term + self.elements.digamma_excess - (-self.z).exp()
+        outside = V * (row.digamma_excess - (-self.row_z).exp())
+        return (
+            inside.sum(-1, keepdim=True) - row.entropy_term - outside + (V - 1) * (1 - self.row_z)
+        )

@@ -1,0 +1,97 @@
+"""The student's head: how its logits are read, saved in the checkpoint beside the weights."""
+
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from seqdistill.errors import InputError
+from seqdistill.numerics import DirichletTerms
+
+PREDICTIVES = ("base", "mean")
+
+
+@dataclass(frozen=True)
+class StudentHead:
+    """How a student's logits are read.
+
+    Attributes:
+        kind: ``dirichlet`` (α = e^z + offset) or ``softmax`` (an ordinary model).
+        offset: the Dirichlet's o, 1 or 0; None for ``softmax``.
+        predictive: ``base``, softmax(z), or ``mean``, α/α₀ (MATH: they differ by the mass that the
+            offsets move to the uniform distribution). ``softmax`` models have only the base.
+        measures: names of the uncertainty measures to write; None writes all.
+    """
+
+    kind: str = "softmax"
+    offset: float | None = None
+    predictive: str = "base"
+    measures: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("dirichlet", "softmax"):
+            raise InputError(f"expected a head 'dirichlet' or 'softmax', got {self.kind!r}")
+        if self.kind == "dirichlet" and self.offset not in (0, 1):
+            raise InputError(f"a Dirichlet head has an offset of 1 or 0, got {self.offset!r}")
+        if self.predictive not in PREDICTIVES:
+            raise InputError(
+                f"expected a predictive among {', '.join(PREDICTIVES)}, got {self.predictive!r}"
+            )
+        if self.kind == "softmax" and self.predictive != "base":
+            raise InputError("predictive 'mean' needs a Dirichlet student; this head is a softmax")
+
+    def log_probs(self, logits: Tensor) -> Tensor:
+        """Return (..., V) log-probabilities of the predictive distribution, float32 at least."""
+        return predictive_log_probs(logits, self.offset, self.predictive)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values, as they are saved in a checkpoint."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "StudentHead":
+        """Build a head from what :meth:`to_dict` gave; unknown keys are an error."""
+        unknown = sorted(values.keys() - {f.name for f in fields(cls)})
+        if unknown:
+            raise InputError(
+                f"the checkpoint's student head has unknown settings {', '.join(unknown)}; "
+                "it was written by a newer seqdistill"
+            )
+        values = dict(values)
+        if values.get("measures") is not None:
+            values["measures"] = tuple(values["measures"])
+        return cls(**values)
+
+
+def predictive_log_probs(logits: Tensor, offset: float | None, predictive: str) -> Tensor:
+    """Return the log-probabilities a student predicts with.
+
+    ``base``: ln softmax(z). ``mean``: ln((e^z + o)/Σ(e^z + o)), the Dirichlet's mean.
+
+    Args:
+        logits: (..., V), any floating dtype; computed in float32 at least.
+        offset: the Dirichlet's o; not used by ``base``.
+        predictive: ``base`` or ``mean``.
+
+    Returns:
+        (..., V) natural log-probabilities.
+
+    Raises:
+        InputError: an unknown predictive, or ``mean`` without an offset.
+
+    Example:
+        >>> import torch
+        >>> predictive_log_probs(torch.tensor([0.0, -80.0]), 1.0, "mean").exp()
+        tensor([0.6667, 0.3333])
+    """
+    if logits.dtype not in (torch.float32, torch.float64):
+        logits = logits.float()
+    if predictive == "base":
+        return torch.log_softmax(logits, dim=-1)
+    if predictive != "mean" or offset not in (0, 1):
+        raise InputError(
+            f"expected predictive 'base', or 'mean' with offset 1 or 0; got {predictive!r} with "
+            f"offset {offset!r}"
+        )
+    return DirichletTerms(logits, offset).log_mean
