@@ -1,0 +1,331 @@
+"""Does uncertainty tell out-of-domain sentences from in-domain ones?
+
+Out-of-domain is the class to be detected: a sentence is flagged when its uncertainty reaches a
+threshold. All four numbers are functions of how many sentences of each set lie at each distinct
+score, so a bootstrap resample is one more row of counts and a thousand of them are one array.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from seqdistill.assessment.checks import FloatArray, finite_vector
+from seqdistill.errors import InputError
+
+IntArray = npt.NDArray[np.int64]
+
+LEVEL = 0.95  # of the intervals
+TPR_PERCENT = 95  # of "FPR at 95 % TPR"; an integer, so that the threshold is exact
+_CHUNK = 1 << 21  # counts held at once while bootstrapping: 16 MiB an array
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number and its interval.
+
+    Attributes:
+        value: computed from all sentences.
+        low: lower end of the 95 % bootstrap interval, None without a bootstrap.
+        high: upper end, likewise.
+    """
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True)
+class DetectionResult:
+    """How well one measure detects one out-of-domain set. All values lie in [0, 1].
+
+    Attributes:
+        auroc: chance that an out-of-domain sentence scores above an in-domain one, ties at half.
+        aupr_out: average precision with out-of-domain as the positive class.
+        aupr_in: average precision with in-domain as the positive class (low scores first).
+        fpr_at_95_tpr: share of in-domain sentences flagged where at least 95 % of the
+            out-of-domain ones are; lower is better.
+        n_in: in-domain sentences.
+        n_out: out-of-domain sentences.
+        measure: name of the scores, None when they have none.
+        resamples: bootstrap resamples, 0 for none.
+        seed: of the bootstrap.
+    """
+
+    auroc: Estimate
+    aupr_out: Estimate
+    aupr_in: Estimate
+    fpr_at_95_tpr: Estimate
+    n_in: int
+    n_out: int
+    measure: str | None
+    resamples: int
+    seed: int
+
+    @property
+    def signature(self) -> str:
+        """What has to be known to get the same numbers again, on one line."""
+        bootstrap = f"bs:{self.resamples}|rs:{self.seed}|ci:95" if self.resamples else "bs:no"
+        return (
+            f"measure:{self.measure or 'scores'}|positive:out|ties:half|"
+            f"in:{self.n_in}|out:{self.n_out}|{bootstrap}"
+        )
+
+
+@dataclass(frozen=True)
+class RocCurve:
+    """Points of a ROC curve, from (0, 0) to (1, 1); between two points ties are one straight line.
+
+    Attributes:
+        fpr: share of in-domain sentences flagged, shape (K + 1,), ascending.
+        tpr: share of out-of-domain sentences flagged, shape (K + 1,), ascending.
+        thresholds: flagged are scores at or above, shape (K + 1,), descending from +inf.
+    """
+
+    fpr: FloatArray
+    tpr: FloatArray
+    thresholds: FloatArray
+
+
+def auroc(in_scores: Any, out_scores: Any) -> float:
+    """Return the area under the ROC curve, the Mann–Whitney statistic with ties at half.
+
+    Args:
+        in_scores: uncertainty of in-domain sentences, shape (n_in,), finite.
+        out_scores: uncertainty of out-of-domain sentences, shape (n_out,), finite.
+
+    Returns:
+        A number in [0, 1]; 0.5 for scores that say nothing.
+
+    Raises:
+        InputError: a set is empty or holds NaN or infinity.
+
+    Example:
+        >>> auroc([0.1, 0.2, 0.3], [0.3, 0.4])
+        0.9166666666666666
+    """
+    return float(_auroc(*_point_counts(in_scores, out_scores))[0])
+
+
+def aupr(in_scores: Any, out_scores: Any, positive: str = "out") -> float:
+    """Return average precision, Σ (R_k − R_{k−1}) P_k over distinct scores, without interpolation.
+
+    Args:
+        in_scores: uncertainty of in-domain sentences, shape (n_in,), finite.
+        out_scores: uncertainty of out-of-domain sentences, shape (n_out,), finite.
+        positive: ``out`` ranks from the most uncertain down, ``in`` from the least uncertain up.
+
+    Returns:
+        A number in (0, 1]; the share of the positive class for scores that say nothing.
+
+    Raises:
+        InputError: a set is empty or holds NaN or infinity, or ``positive`` is another word.
+    """
+    if positive not in ("in", "out"):
+        raise InputError(f"positive must be 'in' or 'out', got {positive!r}")
+    function = _aupr_out if positive == "out" else _aupr_in
+    return float(function(*_point_counts(in_scores, out_scores))[0])
+
+
+def fpr_at_95_tpr(in_scores: Any, out_scores: Any) -> float:
+    """Return the share of in-domain sentences flagged when 95 % of out-of-domain ones are.
+
+    The threshold is the highest score that flags at least 95 % of the out-of-domain sentences.
+
+    Raises:
+        InputError: a set is empty or holds NaN or infinity.
+    """
+    return float(_fpr_at_95_tpr(*_point_counts(in_scores, out_scores))[0])
+
+
+def roc_curve(in_scores: Any, out_scores: Any) -> RocCurve:
+    """Return the ROC curve with one point a distinct score.
+
+    Raises:
+        InputError: a set is empty or holds NaN or infinity.
+    """
+    x, y = _scores(in_scores, out_scores)
+    distinct, in_index, out_index = _distinct(x, y)
+    tally_in = np.bincount(in_index, minlength=len(distinct))[::-1]
+    tally_out = np.bincount(out_index, minlength=len(distinct))[::-1]
+    return RocCurve(
+        fpr=np.concatenate([[0.0], np.cumsum(tally_in) / len(x)]),
+        tpr=np.concatenate([[0.0], np.cumsum(tally_out) / len(y)]),
+        thresholds=np.concatenate([[np.inf], distinct[::-1]]),
+    )
+
+
+def detect(
+    in_scores: Any,
+    out_scores: Any,
+    *,
+    measure: str | None = None,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> DetectionResult:
+    """Measure how well uncertainty detects out-of-domain sentences, with 95 % intervals.
+
+    Intervals are percentiles of a bootstrap that resamples each set by itself (Efron and
+    Tibshirani, 1993, chapter 13). One seed resamples the same sentences for every measure, so
+    that measures of one pair of sets are compared on equal terms.
+
+    Args:
+        in_scores: uncertainty of in-domain sentences, shape (n_in,), finite.
+        out_scores: uncertainty of out-of-domain sentences, shape (n_out,), finite.
+        measure: a name for the scores, for the signature.
+        resamples: bootstrap resamples; 0 leaves the intervals None.
+        seed: of the bootstrap.
+
+    Raises:
+        InputError: a set is empty or holds NaN or infinity; a negative number of resamples.
+
+    Example:
+        >>> result = detect([0.1, 0.2, 0.3], [0.3, 0.4], measure="mutual_information")
+        >>> round(result.auroc.value, 3), result.n_in, result.n_out
+        (0.917, 3, 2)
+    """
+    check_bootstrap(resamples, seed)
+    x, y = _scores(in_scores, out_scores)
+    point = _point_counts(x, y)
+    replicates: dict[str, list[FloatArray]] = {name: [] for name in _METRICS}
+    for counts in _bootstrap_counts(x, y, resamples, seed):
+        for name, metric in _METRICS.items():
+            replicates[name].append(metric(*counts))
+    estimates = {
+        name: _estimate(float(metric(*point)[0]), replicates[name])
+        for name, metric in _METRICS.items()
+    }
+    return DetectionResult(
+        **estimates,
+        n_in=len(x),
+        n_out=len(y),
+        measure=measure,
+        resamples=resamples,
+        seed=seed,
+    )
+
+
+# The metrics. Each takes counts of shape (R, K): R rows of resamples, K distinct scores ascending,
+# how many in-domain and out-of-domain sentences have that score; and returns shape (R,).
+
+
+def _auroc(tally_in: IntArray, tally_out: IntArray) -> FloatArray:
+    below = np.cumsum(tally_in, axis=1)
+    # Twice the wins, in integers: each in-domain sentence below counts 2, each tie 1.
+    wins = np.einsum("rk,rk->r", tally_out, 2 * below - tally_in)
+    area: FloatArray = wins / (2.0 * below[:, -1] * tally_out.sum(axis=1))
+    return area
+
+
+def _aupr_out(tally_in: IntArray, tally_out: IntArray) -> FloatArray:
+    return _average_precision(tally_out[:, ::-1], tally_in[:, ::-1])
+
+
+def _aupr_in(tally_in: IntArray, tally_out: IntArray) -> FloatArray:
+    return _average_precision(tally_in, tally_out)
+
+
+def _average_precision(positive: IntArray, negative: IntArray) -> FloatArray:
+    """Average precision of columns that are ordered from the most positive-looking."""
+    hits = np.cumsum(positive, axis=1)
+    flagged = hits + np.cumsum(negative, axis=1)
+    # Where nothing is flagged yet there are no hits either; 0/1 keeps those columns at 0.
+    precision = hits / np.maximum(flagged, 1)
+    average: FloatArray = np.einsum("rk,rk->r", positive, precision) / hits[:, -1]
+    return average
+
+
+def _fpr_at_95_tpr(tally_in: IntArray, tally_out: IntArray) -> FloatArray:
+    flagged_out = np.cumsum(tally_out[:, ::-1], axis=1)
+    enough = 100 * flagged_out >= TPR_PERCENT * flagged_out[:, -1:]
+    threshold = np.argmax(enough, axis=1)  # the first column, from the top, with enough flagged
+    flagged_in = np.cumsum(tally_in[:, ::-1], axis=1)
+    rows = np.arange(len(threshold))
+    rate: FloatArray = flagged_in[rows, threshold] / flagged_in[:, -1]
+    return rate
+
+
+_METRICS: dict[str, Callable[[IntArray, IntArray], FloatArray]] = {
+    "auroc": _auroc,
+    "aupr_out": _aupr_out,
+    "aupr_in": _aupr_in,
+    "fpr_at_95_tpr": _fpr_at_95_tpr,
+}
+
+
+def _scores(in_scores: Any, out_scores: Any) -> tuple[FloatArray, FloatArray]:
+    return finite_vector("in-domain scores", in_scores), finite_vector(
+        "out-of-domain scores", out_scores
+    )
+
+
+def _distinct(x: FloatArray, y: FloatArray) -> tuple[FloatArray, IntArray, IntArray]:
+    """Distinct scores (K,) ascending, and the index of each sentence's score among them."""
+    distinct, index = np.unique(np.concatenate([x, y]), return_inverse=True)
+    return distinct, index[: len(x)], index[len(x) :]
+
+
+def _point_counts(in_scores: Any, out_scores: Any) -> tuple[IntArray, IntArray]:
+    distinct, in_index, out_index = _distinct(*_scores(in_scores, out_scores))
+    width = len(distinct)
+    return (
+        np.bincount(in_index, minlength=width)[None, :],
+        np.bincount(out_index, minlength=width)[None, :],
+    )
+
+
+def _bootstrap_counts(
+    x: FloatArray, y: FloatArray, resamples: int, seed: int
+) -> Iterator[tuple[IntArray, IntArray]]:
+    """Counts of resampled sets, some rows at a time: (R', K) of each set."""
+    distinct, in_index, out_index = _distinct(x, y)
+    # One stream a set: which in-domain sentences are drawn does not depend on the other set.
+    in_stream, out_stream = (np.random.default_rng([seed, which]) for which in (0, 1))
+    rows = max(1, _CHUNK // max(len(distinct), len(x), len(y)))
+    for start in range(0, resamples, rows):
+        count = min(rows, resamples - start)
+        yield (
+            resample_counts(in_stream, in_index, count, len(distinct)),
+            resample_counts(out_stream, out_index, count, len(distinct)),
+        )
+
+
+def check_bootstrap(resamples: int, seed: int) -> None:
+    """Refuse a negative number of resamples and a negative seed.
+
+    Raises:
+        InputError: one of them is negative.
+    """
+    if resamples < 0 or seed < 0:
+        raise InputError(
+            f"resamples and seed must be 0 or more, got {resamples} resamples and seed {seed}"
+        )
+
+
+def resample_counts(
+    stream: np.random.Generator, index: IntArray, resamples: int, width: int
+) -> IntArray:
+    """Draw n of n sentences with replacement and count their groups.
+
+    Args:
+        stream: where the randomness comes from.
+        index: group of each sentence, shape (n,), in [0, width).
+        resamples: number of rows.
+        width: number of groups.
+
+    Returns:
+        Counts, shape (resamples, width); every row sums to n.
+    """
+    drawn = index[stream.integers(0, len(index), size=(resamples, len(index)))]
+    drawn += np.arange(resamples)[:, None] * width  # a row of groups of its own for each resample
+    return np.bincount(drawn.ravel(), minlength=resamples * width).reshape(resamples, width)
+
+
+def _estimate(value: float, chunks: list[FloatArray]) -> Estimate:
+    if not chunks:
+        return Estimate(value)
+    tail = (1.0 - LEVEL) / 2.0
+    low, high = np.quantile(np.concatenate(chunks), [tail, 1.0 - tail])
+    return Estimate(value, float(low), float(high))
