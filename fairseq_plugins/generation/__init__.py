@@ -1,0 +1,65 @@
+"""Decoding and scoring with uncertainty: fairseq's search, observed from its own hooks."""
+
+from typing import Any
+
+from fairseq.tasks.fairseq_task import FairseqTask
+
+from fairseq_plugins.generation.ensemble import UncertaintyEnsembleModel, estimator_of
+from fairseq_plugins.generation.generator import (
+    AlignedUncertaintySequenceGenerator,
+    UncertaintySequenceGenerator,
+)
+from fairseq_plugins.generation.output import HypothesisRecorder
+from fairseq_plugins.generation.scorer import UncertaintyScorer
+from seqdistill.errors import InputError
+
+__all__ = [
+    "AlignedUncertaintySequenceGenerator",
+    "HypothesisRecorder",
+    "UncertaintyEnsembleModel",
+    "UncertaintyScorer",
+    "UncertaintySequenceGenerator",
+    "build_uncertainty_generator",
+]
+
+
+def build_uncertainty_generator(task: FairseqTask, models: Any, args: Any, **kwargs: Any) -> Any:
+    """Build what ``task.build_generator`` returns: a generator, or a scorer of given targets.
+
+    Args:
+        task: a fairseq task; its search strategies and lengths are fairseq's own.
+        models: several models, one, or one Dirichlet student (``model.student_head``).
+        args: fairseq's generation settings.
+        **kwargs: what else ``FairseqTask.build_generator`` takes, ``extra_gen_cls_kwargs`` …
+
+    Returns:
+        An object with ``generate(models, sample, …)``, whose hypotheses carry their uncertainty.
+        Its ``n_best`` is the ``--nbest`` to write.
+
+    Raises:
+        InputError: a Dirichlet student among several models, or options that exclude each other.
+    """
+    estimator_of(models)  # a wrong mixture of models is an error before anything is decoded
+    alignment = getattr(args, "print_alignment", None)
+    generator: Any
+    if getattr(args, "score_reference", False):
+        if alignment:
+            raise InputError("--print-alignment aligns translations; drop it, or --score-reference")
+        generator = UncertaintyScorer(task.target_dictionary)
+    else:
+        generator_class = kwargs.pop("seq_gen_cls", None)
+        extra = dict(kwargs.pop("extra_gen_cls_kwargs", None) or {})
+        if generator_class is None and alignment:
+            generator_class = AlignedUncertaintySequenceGenerator
+            extra["print_alignment"] = alignment
+        # Not task.build_generator, which is what calls this function.
+        generator = FairseqTask.build_generator(
+            task,
+            models,
+            args,
+            seq_gen_cls=generator_class or UncertaintySequenceGenerator,
+            extra_gen_cls_kwargs=extra,
+            **kwargs,
+        )
+    generator.n_best = getattr(args, "nbest", 1)
+    return generator
