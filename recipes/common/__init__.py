@@ -1,0 +1,1 @@
+"""What the recipes share: configuration, the runner, the seven stages."""

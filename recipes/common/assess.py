@@ -1,0 +1,222 @@
+"""Stage 6: all numbers of a recipe, as ``results.json``, as Markdown, and for the report."""
+
+import argparse
+import json
+import os
+import platform
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from recipes.common.fidelity import Fidelity, fidelity
+from recipes.common.plan import WorkFolder, make_plan
+from recipes.common.recipe import Recipe, read_resolved
+from recipes.common.steps import STAGES, Stamps
+from recipes.common.tables import results_markdown
+from seqdistill.assessment import assess_quality, read_best
+from seqdistill.errors import InputError
+from seqdistill.files import atomic_write
+from seqdistill.report import ReportInput, read_system
+from seqdistill.report.results import SystemResult, compute
+from seqdistill.uncertainty.measures import MEASURES
+
+SCHEMA = "seqdistill.recipe-results/1"
+PACKAGES = ("seqdistill", "torch", "fairseq-fixed", "sentencepiece", "sacrebleu", "numpy")
+
+
+def assess(recipe: Recipe, work: WorkFolder) -> dict[str, Any]:
+    """Compute everything that ``results.json`` holds.
+
+    Raises:
+        InputError: hypotheses are missing or do not fit together.
+    """
+    for measure in recipe.assess.measures:
+        if measure not in MEASURES:
+            raise InputError(
+                f"assess.measures: unknown measure {measure!r}; known are {', '.join(MEASURES)}"
+            )
+    inputs = [
+        read_system(
+            name,
+            work.decoded(name, "test"),
+            {ood: work.decoded(name, ood) for ood in recipe.data.ood},
+            forced=work.forced(name),
+        )
+        for name in recipe.systems
+    ]
+    computed = compute(
+        ReportInput(
+            inputs,
+            quality_metric=recipe.assess.sentence_metric,
+            resamples=recipe.assess.resamples,
+            seed=recipe.assess.seed,
+        )
+    )
+    reference = next(result for result in computed if result.name == recipe.reference)
+    return {
+        "schema": SCHEMA,
+        "recipe": recipe.name,
+        "scale": recipe.scale,
+        "title": recipe.title,
+        "seed": recipe.seed,
+        "measures": recipe.assess.measures,
+        "sets": recipe.data.ood,
+        "systems": {result.name: _system(recipe, work, result, reference) for result in computed},
+        "steps": step_records(recipe, work),
+        "hardware": hardware(),
+        "versions": versions(),
+    }
+
+
+def _system(
+    recipe: Recipe, work: WorkFolder, result: SystemResult, reference: SystemResult
+) -> dict[str, Any]:
+    """The record of one system; what could not be computed is None."""
+    likeness: Fidelity | None = None
+    if result is not reference:
+        likeness = fidelity(result.system.forced, reference.system.forced, reference.name)
+    likelihood, calibration = result.likelihood, result.calibration
+    quality = {"test": result.quality and asdict(result.quality)}
+    for name in recipe.data.ood:
+        score = assess_quality(read_best(work.decoded(result.name, name)))
+        quality[name] = score and asdict(score)
+    return {
+        "label": recipe.systems[result.name].label,
+        "model": asdict(result.model),
+        "models": recipe.models_of(result.name),
+        "quality": quality,
+        "likelihood": likelihood and {**asdict(likelihood), "signature": likelihood.signature},
+        "calibration": calibration
+        and {
+            "ece": calibration.ece,
+            "confidence": calibration.confidence.tolist(),
+            "accuracy": calibration.accuracy.tolist(),
+            "count": calibration.count.tolist(),
+            "signature": calibration.signature,
+        },
+        "fidelity": likeness and asdict(likeness),
+        "ood": result.ood and result.ood.to_dict()["results"],
+        "rejection": {
+            measure: {"prr": found.prr and asdict(found.prr), "signature": found.signature}
+            for measure, found in (result.rejection or {}).items()
+        },
+    }  # fmt: skip
+
+
+def step_records(recipe: Recipe, work: WorkFolder) -> list[dict[str, Any]]:
+    """What ran: command, commit and wall time of every step up to this one, from the stamps."""
+    stamps = Stamps(work.root / "stamps")
+    records = []
+    for step in make_plan(recipe, work):
+        stamp = stamps.read(step)
+        if stamp is None or not stamp["finished"]:
+            continue
+        records.append(
+            {
+                "name": step.name,
+                "stage": STAGES[step.stage],
+                "command": shlex.join(stamp["command"]),
+                **{key: stamp.get(key) for key in ("commit", "started", "seconds", "resumed")},
+            }
+        )
+    return records
+
+
+def hardware() -> dict[str, Any]:
+    """What this ran on."""
+    import torch
+
+    accelerator = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    return {
+        "machine": platform.machine(),
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "accelerator": accelerator,
+        "system": platform.system(),
+    }
+
+
+def versions() -> dict[str, str | None]:
+    """Versions of Python and of the packages that the numbers depend on."""
+    found: dict[str, str | None] = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = None
+    return found
+
+
+def report_manifest(recipe: Recipe, work: WorkFolder, results: dict[str, Any]) -> dict[str, Any]:
+    """Return what ``seqdistill report`` reads; its paths are relative to the work folder."""
+
+    def decoded(system: str, name: str) -> str:
+        return str(work.decoded(system, name).relative_to(work.root))
+
+    systems = []
+    for name, system in recipe.systems.items():
+        record = results["systems"][name]
+        likeness = record["fidelity"]
+        scores = {} if likeness is None else {"|Δ ln p| to reference": likeness["log_prob_gap"]}
+        systems.append(
+            {
+                "name": system.label,
+                "in_domain": decoded(name, "test"),
+                "out_of_domain": {ood: decoded(name, ood) for ood in recipe.data.ood},
+                "forced": str(work.forced(name).relative_to(work.root)),
+                "scores": scores,
+            }
+        )  # fmt: skip
+    machine = results["hardware"]
+    settings = {
+        "recipe": f"recipes/{recipe.name}, scale {recipe.scale}, seed {recipe.seed}",
+        "reference system": recipe.systems[recipe.reference].label,
+        "out-of-domain sets": "; ".join(f"{k}: {v}" for k, v in recipe.data.ood.items()),
+        "commit": ", ".join(sorted({s["commit"] or "unknown" for s in results["steps"]})),
+        "hardware": machine["accelerator"] or f"{machine['processor']}, {machine['cores']} cores",
+        "versions": ", ".join(f"{k} {v}" for k, v in results["versions"].items() if v),
+    }
+    return {"title": recipe.title, "settings": settings, "system": systems}
+
+
+def _processor() -> str:
+    """The processor's name; the architecture where the system does not tell."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line of stage 6: assess a work folder; returns the exit status."""
+    parser = argparse.ArgumentParser(description="assess what a recipe decoded")
+    parser.add_argument("work", type=Path, metavar="FOLDER", help="the recipe's work folder")
+    work = WorkFolder(parser.parse_args(arguments).work)
+    try:
+        recipe = read_resolved(work.recipe)
+        results = assess(recipe, work)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    for path, content in (
+        (work.results, json.dumps(results, indent=2, ensure_ascii=False) + "\n"),
+        (
+            work.manifest,
+            json.dumps(report_manifest(recipe, work, results), indent=2, ensure_ascii=False) + "\n",
+        ),
+        (work.table, results_markdown(results)),
+    ):
+        with atomic_write(path) as handle:
+            handle.write(content)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

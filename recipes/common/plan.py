@@ -1,0 +1,321 @@
+"""The steps of a recipe, in order: which command lines make up the seven stages."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from recipes.common.progress import decoding_progress, training_progress
+from recipes.common.recipe import REPOSITORY, Arguments, Recipe
+from recipes.common.steps import Step
+from seqdistill.errors import InputError
+
+
+@dataclass(frozen=True)
+class WorkFolder:
+    """Where things are in a work folder."""
+
+    root: Path
+
+    @property
+    def text(self) -> Path:
+        """Text, one sentence a line: ``<set>.<language>``."""
+        return self.root / "data" / "text"
+
+    @property
+    def pieces(self) -> Path:
+        """The same in sentence pieces, with ``spm.model``."""
+        return self.root / "data" / "pieces"
+
+    @property
+    def binarised(self) -> Path:
+        """What fairseq reads; every set is a ``--gen-subset``."""
+        return self.root / "data" / "binarised"
+
+    @property
+    def recipe(self) -> Path:
+        """The recipe as it was run: scale, settings and all."""
+        return self.root / "recipe.json"
+
+    @property
+    def results(self) -> Path:
+        """All numbers."""
+        return self.root / "results.json"
+
+    @property
+    def table(self) -> Path:
+        """The numbers as Markdown."""
+        return self.root / "results.md"
+
+    @property
+    def manifest(self) -> Path:
+        """What the report shows, for ``seqdistill report``."""
+        return self.root / "report.json"
+
+    @property
+    def report(self) -> Path:
+        """The HTML page."""
+        return self.root / "report.html"
+
+    def trained(self, kind: str, name: str) -> Path:
+        """The checkpoint of a ``teachers`` or ``students`` training."""
+        return self.root / kind / name / "checkpoint_best.pt"
+
+    def decoded(self, system: str, name: str) -> Path:
+        """Hypotheses of a system on a set."""
+        return self.root / "decode" / system / f"{name}.jsonl"
+
+    def forced(self, system: str) -> Path:
+        """The in-domain references as scored by a system."""
+        return self.root / "forced" / system / "test.jsonl"
+
+
+def make_plan(recipe: Recipe, work: WorkFolder) -> list[Step]:
+    """Return every step of a recipe; a step comes after those whose output it reads."""
+    return [
+        *data_steps(recipe, work),
+        *teacher_steps(recipe, work),
+        *student_steps(recipe, work),
+        *decode_steps(recipe, work),
+        *force_steps(recipe, work),
+        *result_steps(recipe, work),
+    ]
+
+
+def data_steps(recipe: Recipe, work: WorkFolder) -> list[Step]:
+    """Stage 1: text, pieces, binarised sets."""
+    source, target = recipe.languages
+    folder = Path("recipes") / recipe.name
+    cut = recipe.data.pieces
+    sets = ("train", "valid", "test", *recipe.data.ood)
+    text = Step(
+        "text",
+        1,
+        (
+            "python", "-m", f"recipes.{recipe.name}.data", "--source-lang", source,
+            "--target-lang", target, "--output", str(work.text),
+            "--options", json.dumps(recipe.data.options),
+        ),
+        (folder / "*.py", Path("recipes/common/text.py")),
+        tuple(work.text / f"{name}.{source}" for name in sets),
+        work.text,
+    )  # fmt: skip
+    command = ["python", "-m", "recipes.common.pieces", "--text", str(work.text)]
+    command += ["--output", str(work.pieces), "--languages", source, target]
+    if cut.model is not None:
+        command += ["--model", cut.model]
+    else:
+        command += ["--size", str(cut.size), "--character-coverage", str(cut.character_coverage)]
+    pieces = Step(
+        "pieces",
+        1,
+        tuple(command),
+        (work.text / "*.*", *_given(cut.model)),
+        tuple(work.pieces / path.name for path in text.outputs),
+        work.pieces,
+    )
+    command = ["python", "-m", "recipes.common.binarise", "--pieces", str(work.pieces)]
+    command += ["--output", str(work.binarised), "--languages", source, target]
+    command += ["--dictionary", cut.dictionary] if cut.dictionary is not None else []
+    binarise = Step(
+        "binarise",
+        1,
+        tuple(command),
+        (work.pieces / "*.*", *_given(cut.dictionary)),
+        (
+            *(work.binarised / f"dict.{language}.txt" for language in (source, target)),
+            *(
+                work.binarised / f"{path.stem}.{source}-{target}.{source}.bin"
+                for path in pieces.outputs
+            ),
+        ),
+        work.binarised,
+    )
+    return [text, pieces, binarise]
+
+
+def teacher_steps(recipe: Recipe, work: WorkFolder) -> list[Step]:
+    """Stage 2: independent trainings that differ in their seed; none when teachers are given."""
+    if recipe.teachers.mode == "given":
+        return []
+    return [
+        training_step(
+            f"teacher {number}",
+            2,
+            work,
+            work.trained("teachers", name),
+            {"seed": recipe.seed + number - 1} | recipe.training | recipe.teachers.arguments,
+            (),
+        )
+        for number, name in enumerate(recipe.teacher_names, start=1)
+    ]
+
+
+def student_steps(recipe: Recipe, work: WorkFolder) -> list[Step]:
+    """Stage 3: one distillation a student, all from the same teachers."""
+    teachers = teacher_paths(recipe, work)
+    init = recipe.students.init
+    shared: Arguments = {
+        "seed": recipe.seed,
+        "task": "ensemble_teacher_translation",
+        "ensemble-paths": ":".join(str(path) for path in teachers),
+        "student-init": None if init is None else str(model_path(recipe, work, init)),
+    }
+    return [
+        training_step(
+            f"distil {name}",
+            3,
+            work,
+            work.trained("students", name),
+            shared | recipe.training | recipe.students.arguments | student.arguments,
+            teachers,
+        )
+        for name, student in recipe.students.each.items()
+    ]
+
+
+def training_step(
+    name: str,
+    stage: int,
+    work: WorkFolder,
+    checkpoint: Path,
+    arguments: Arguments,
+    inputs: Sequence[Path],
+) -> Step:
+    """Return a training that resumes from its last checkpoint."""
+    arguments = {
+        **arguments,
+        "save-dir": str(checkpoint.parent),
+        "no-epoch-checkpoints": True,
+        "log-format": "json",
+        "log-interval": arguments.get("log-interval", 20),
+    }
+    command = ("seqdistill-fairseq-train", str(work.binarised), *render(arguments, name))
+    reads = (work.binarised / "train.*", work.binarised / "valid.*", work.binarised / "dict.*")
+    progress = training_progress(arguments.get("max-update"))
+    return Step(
+        name,
+        stage,
+        command,
+        (*reads, *inputs),
+        (checkpoint,),
+        checkpoint.parent,
+        resumes=True,
+        progress=progress,
+    )
+
+
+def decode_steps(recipe: Recipe, work: WorkFolder) -> list[Step]:
+    """Stage 4: every system on the test set and on every out-of-domain set."""
+    return [
+        generate_step(f"decode {system} on {name}", 4, recipe, work, system, name)
+        for system in recipe.systems
+        for name in ("test", *recipe.data.ood)
+    ]
+
+
+def force_steps(recipe: Recipe, work: WorkFolder) -> list[Step]:
+    """Stage 5: the references under every system: likelihood, calibration, fidelity."""
+    return [
+        generate_step(f"force {system}", 5, recipe, work, system, "test", forced=True)
+        for system in recipe.systems
+    ]
+
+
+def generate_step(
+    step_name: str,
+    stage: int,
+    recipe: Recipe,
+    work: WorkFolder,
+    system: str,
+    name: str,
+    *,
+    forced: bool = False,
+) -> Step:
+    """Return a search over a set, or the scoring of its references."""
+    paths = [model_path(recipe, work, model) for model in recipe.models_of(system)]
+    output = work.forced(system) if forced else work.decoded(system, name)
+    arguments: Arguments = {
+        "path": ":".join(str(path) for path in paths),
+        "gen-subset": name,
+        # fairseq leaves out the last batch when its size is no multiple of this (8 by default).
+        "required-batch-size-multiple": 1,
+        "remove-bpe": "sentencepiece",
+        "predictive": recipe.systems[system].predictive,
+        **(recipe.decode.force | {"score-reference": True} if forced else recipe.decode.search),
+        "uncertainty-output": str(output),
+        # The log would otherwise repeat every hypothesis that the JSONL holds.
+        "quiet": True,
+    }
+    command = ("seqdistill-fairseq-generate", str(work.binarised), *render(arguments, step_name))
+    reads = (work.binarised / f"{name}.*", work.binarised / "dict.*", *paths)
+    return Step(step_name, stage, command, reads, (output,), progress=decoding_progress(output))
+
+
+def result_steps(recipe: Recipe, work: WorkFolder) -> list[Step]:
+    """Stages 6 and 7: numbers and the page that shows them."""
+    hypotheses = tuple(
+        path
+        for system in recipe.systems
+        for path in (
+            work.forced(system),
+            *(work.decoded(system, name) for name in ("test", *recipe.data.ood)),
+        )
+    )
+    assess = ("python", "-m", "recipes.common.assess", str(work.root))
+    report = (
+        "seqdistill", "report", "--manifest", str(work.manifest),
+        "--output", str(work.report), "--overwrite",
+        "--quality", recipe.assess.sentence_metric,
+        "--bootstrap", str(recipe.assess.resamples), "--seed", str(recipe.assess.seed),
+    )  # fmt: skip
+    return [
+        Step(
+            "assess",
+            6,
+            assess,
+            (work.recipe, *hypotheses),
+            (work.results, work.table, work.manifest),
+        ),
+        Step("report", 7, report, (work.manifest, *hypotheses), (work.report,)),
+    ]
+
+
+def teacher_paths(recipe: Recipe, work: WorkFolder) -> tuple[Path, ...]:
+    """Checkpoints of all teachers."""
+    return tuple(model_path(recipe, work, name) for name in recipe.teacher_names)
+
+
+def model_path(recipe: Recipe, work: WorkFolder, name: str) -> Path:
+    """The checkpoint of a teacher or student, by name."""
+    if name in recipe.students.each:
+        return work.trained("students", name)
+    if recipe.teachers.mode == "given":
+        given = Path(recipe.teachers.checkpoints[recipe.teacher_names.index(name)])
+        return given if given.is_absolute() else REPOSITORY / given
+    return work.trained("teachers", name)
+
+
+def render(arguments: Arguments, step_name: str) -> list[str]:
+    """Turn options into command-line words: true is a bare flag, false and null leave it away.
+
+    Example:
+        >>> render({"beam": 5, "quiet": True, "user": None, "lr": [0.1, 0.2]}, "decode")
+        ['--beam', '5', '--quiet', '--lr', '0.1', '0.2']
+    """
+    words = []
+    for name, value in arguments.items():
+        if name.startswith("-"):
+            raise InputError(f"{step_name}: write the option {name} without its dashes")
+        if isinstance(value, dict):
+            raise InputError(f"{step_name}: the option {name} cannot be a mapping, got {value!r}")
+        if value is None or value is False:
+            continue
+        words.append(f"--{name}")
+        if value is not True:
+            words += [str(item) for item in (value if isinstance(value, list) else [value])]
+    return words
+
+
+def _given(path: str | None) -> tuple[Path, ...]:
+    return () if path is None else (Path(path),)

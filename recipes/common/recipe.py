@@ -1,0 +1,289 @@
+"""What a recipe can say: the keys of ``recipe.yaml`` as dataclasses."""
+
+import importlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from recipes.common.config import build, merge, parse_setting, read_yaml, unknown
+from seqdistill.errors import InputError
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+"""The checkout; every command of a recipe runs from there."""
+
+DATA_ROOT = "{data_root}"
+"""Stands for the data folder in a recipe's paths."""
+
+Arguments = dict[str, Any]
+"""Options of a fairseq command line, without the dashes: ``{"max-update": 500}``."""
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """The joint sentencepiece model and dictionary.
+
+    Attributes:
+        model: a given model; None trains one on both sides of the training text.
+        dictionary: the fairseq dictionary that belongs to a given model; None makes one.
+        size: pieces of a trained model.
+        character_coverage: share of characters that a trained model keeps.
+    """
+
+    model: str | None = None
+    dictionary: str | None = None
+    size: int = 4000
+    character_coverage: float = 1.0
+
+
+@dataclass(frozen=True)
+class Data:
+    """Stage 1.
+
+    Attributes:
+        source_lang, target_lang: names of the two sides, as fairseq wants them.
+        ood: the out-of-domain sets: name → what it is, in the order of the report.
+        pieces: how text is cut.
+        options: options of the recipe's own ``data.py``.
+    """
+
+    source_lang: str
+    target_lang: str
+    ood: dict[str, str]
+    pieces: Pieces = field(default_factory=Pieces)
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Teachers:
+    """Stage 2.
+
+    Attributes:
+        mode: ``train`` or ``given``.
+        count: how many to train; their seeds are ``seed``, ``seed`` + 1, ….
+        checkpoints: the given ones.
+        arguments: options of fairseq-train, over those of all trainings.
+    """
+
+    mode: str = "train"
+    count: int = 3
+    checkpoints: list[str] = field(default_factory=list)
+    arguments: Arguments = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Student:
+    """One distillation: its own options of fairseq-train, over those of all students."""
+
+    arguments: Arguments = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Students:
+    """Stage 3.
+
+    Attributes:
+        init: the teacher whose weights the students start from (``teacher1``); None: random.
+        arguments: options of fairseq-train of all students, over those of all trainings.
+        each: the students by name.
+    """
+
+    init: str | None = None
+    arguments: Arguments = field(default_factory=dict)
+    each: dict[str, Student] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class System:
+    """One row of the comparison.
+
+    Attributes:
+        models: ``teachers`` (all of them together), ``teacher1`` …, or a student's name.
+        label: what the tables call it.
+        predictive: ``base`` or ``mean`` for a Dirichlet student; None takes the default.
+    """
+
+    models: str
+    label: str
+    predictive: str | None = None
+
+
+@dataclass(frozen=True)
+class Decode:
+    """Stages 4 and 5.
+
+    Attributes:
+        search: options of fairseq-generate for the search.
+        force: options of fairseq-generate for scoring the references.
+    """
+
+    search: Arguments = field(default_factory=dict)
+    force: Arguments = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Assess:
+    """Stage 6.
+
+    Attributes:
+        measures: the measures that the summary table shows (all are in ``results.json``).
+        sentence_metric: quality of one sentence for the rejection curves: ``chrf`` or ``bleu``.
+        resamples: bootstrap resamples of every interval.
+        seed: of the bootstrap.
+    """
+
+    measures: list[str]
+    sentence_metric: str = "chrf"
+    resamples: int = 1000
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A whole experiment.
+
+    Attributes:
+        title: one line for tables and the report.
+        training: options of fairseq-train that teachers and students share.
+        seed: seed of every training, unless it says otherwise.
+        jobs: how many steps may run at once.
+        threads: CPU threads of each step.
+        reference: the system that students are compared with (fidelity).
+        name: the recipe's folder; not a key of the file.
+        scale: the scale that was chosen, ``full`` if none; not a key of the file.
+    """
+
+    title: str
+    data: Data
+    training: Arguments
+    teachers: Teachers
+    students: Students
+    systems: dict[str, System]
+    reference: str
+    decode: Decode
+    assess: Assess
+    seed: int = 1
+    jobs: int = 1
+    threads: int = 1
+    name: str = field(default="", metadata={"in_file": False})
+    scale: str = field(default="full", metadata={"in_file": False})
+
+    @property
+    def languages(self) -> tuple[str, str]:
+        """Source and target language."""
+        return self.data.source_lang, self.data.target_lang
+
+    @property
+    def teacher_names(self) -> list[str]:
+        """``teacher1``, ``teacher2``, …, given or to be trained."""
+        given = self.teachers.mode == "given"
+        count = len(self.teachers.checkpoints) if given else self.teachers.count
+        return [f"teacher{number}" for number in range(1, count + 1)]
+
+    def models_of(self, system: str) -> list[str]:
+        """Return the names of the models that a system decodes with."""
+        models = self.systems[system].models
+        return self.teacher_names if models == "teachers" else [models]
+
+
+def load(folder: str | Path, settings: Sequence[str] = (), data_root: str | None = None) -> Recipe:
+    """Read a recipe, choose its scale and lay the settings of a command line over it.
+
+    Args:
+        folder: the recipe's folder, ``recipes/demo``.
+        settings: ``key=value`` each, as given to ``--set``; ``scale=tiny`` chooses a scale.
+        data_root: where the real data lies, for recipes that use it; by default the environment's
+            ``SEQDISTILL_DATA_ROOT``, else ``../shared/data`` beside the checkout.
+
+    Raises:
+        InputError: a key is unknown, a value has the wrong type, or names do not match.
+    """
+    folder = Path(folder).resolve()
+    if folder.parent != REPOSITORY / "recipes":
+        raise InputError(
+            f"{folder} is not a folder in {REPOSITORY / 'recipes'}; recipes live there, since "
+            "their data.py is imported from there"
+        )
+    values = read_yaml(folder / "recipe.yaml")
+    scales = values.pop("scales", None) or {}
+    changes: dict[str, Any] = {}
+    for setting in settings:
+        changes = merge(changes, parse_setting(setting))
+    scale = changes.pop("scale", "full")
+    if scale != "full":
+        if scale not in scales:
+            raise unknown("scale", str(scale), ["full", *scales])
+        values = merge(values, scales[scale])
+    values = merge(values, changes)
+    values = _replace_data_root(values, find_data_root(data_root))
+    recipe = replace(build(Recipe, values), name=folder.name, scale=str(scale))
+    _check_names(recipe)
+    build(data_options(recipe), recipe.data.options, "data.options")
+    return recipe
+
+
+def read_resolved(path: Path) -> Recipe:
+    """Read a recipe as the runner wrote it to its work folder, scale and settings included.
+
+    Raises:
+        InputError: the file is missing or not a recipe.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; expected the work folder of a recipe that ran")
+    values = json.loads(path.read_text(encoding="utf-8"))
+    names = {key: values.pop(key, "") for key in ("name", "scale")}
+    return replace(build(Recipe, values), **names)
+
+
+def data_options(recipe: Recipe) -> type[Any]:
+    """Return the class of the options of a recipe's ``data.py``."""
+    module = importlib.import_module(f"recipes.{recipe.name}.data")
+    options: type[Any] = module.DataOptions
+    return options
+
+
+def find_data_root(given: str | None) -> Path:
+    """Return the data folder: as given, else from the environment, else beside the checkout."""
+    chosen = given or os.environ.get("SEQDISTILL_DATA_ROOT")
+    return Path(chosen).expanduser().resolve() if chosen else REPOSITORY.parent / "shared" / "data"
+
+
+def _replace_data_root(value: Any, root: Path) -> Any:
+    if isinstance(value, str):
+        return value.replace(DATA_ROOT, str(root))
+    if isinstance(value, Mapping):
+        return {key: _replace_data_root(item, root) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_replace_data_root(item, root) for item in value]
+    return value
+
+
+def _check_names(recipe: Recipe) -> None:
+    """Check what types cannot: that names refer to something, and numbers make sense."""
+    if recipe.teachers.mode not in ("train", "given"):
+        raise InputError(f"teachers.mode must be train or given, got {recipe.teachers.mode!r}")
+    if not recipe.teacher_names:
+        raise InputError("there are no teachers; give teachers.checkpoints or set teachers.count")
+    for key, number in {"jobs": recipe.jobs, "threads": recipe.threads}.items():
+        if number < 1:
+            raise InputError(f"{key} must be at least 1, got {number}")
+    if recipe.students.init not in (None, *recipe.teacher_names):
+        raise unknown("teacher", str(recipe.students.init), recipe.teacher_names, "students.init")
+    clash = sorted({"teachers", *recipe.teacher_names} & recipe.students.each.keys())
+    if clash:
+        raise InputError(f"students.each.{clash[0]}: a teacher has that name; choose another")
+    models = ["teachers", *recipe.teacher_names, *recipe.students.each]
+    for name, system in recipe.systems.items():
+        if system.models not in models:
+            raise unknown("model", system.models, models, f"systems.{name}.models")
+        if system.predictive not in (None, "base", "mean"):
+            raise InputError(
+                f"systems.{name}.predictive must be base or mean, got {system.predictive!r}"
+            )
+    if recipe.reference not in recipe.systems:
+        raise unknown("system", recipe.reference, list(recipe.systems), "reference")
+    reserved = sorted({"train", "valid", "test"} & recipe.data.ood.keys())
+    if reserved:
+        raise InputError(f"data.ood.{reserved[0]}: that name is the in-domain set's")

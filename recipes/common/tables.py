@@ -1,0 +1,172 @@
+"""``results.md``: the numbers of ``results.json`` as Markdown, with all it takes to redo them."""
+
+from typing import Any
+
+from recipes.common.progress import duration
+from seqdistill.report import format_table
+from seqdistill.report.tables import symbol_of
+
+NONE = "–"
+"""What a cell without a number shows."""
+
+
+def results_markdown(results: dict[str, Any]) -> str:
+    """Return the whole document; its part before the first ``##`` is what a run prints."""
+    scale = "" if results["scale"] == "full" else f" (scale {results['scale']})"
+    parts = [
+        f"# {results['title']}{scale}",
+        summary_table(results),
+        "BLEU and chrF2 of the test set; nll (nats a token) and ECE along its references; "
+        "AUROC in %, mean over the out-of-domain sets, of total (TU) and knowledge uncertainty "
+        "(RMI); PRR of TU; ρ, Spearman of token TU with the reference system's.",
+        "## AUROC of every measure on every set (%, with 95 % intervals)",
+        *(auroc_table(results, measure) for measure in results["measures"]),
+        "## Prediction rejection ratio on the test set (%, with 95 % intervals)",
+        rejection_table(results),
+        "## Quality on every set (BLEU / chrF2)",
+        quality_table(results),
+        "## Likeness to the reference system, token by token",
+        fidelity_table(results),
+        "## How these numbers were made",
+        provenance(results),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def summary_table(results: dict[str, Any]) -> str:
+    """One row a system: what most people look for."""
+    header = ["system", "BLEU", "chrF2", "nll", "ECE", "AUROC TU", "AUROC RMI", "PRR TU", "ρ TU"]
+    rows = []
+    for system in results["systems"].values():
+        quality, likeness = system["quality"]["test"], system["fidelity"]
+        rejection = system["rejection"].get("total_uncertainty", {}).get("prr")
+        rows.append(
+            [
+                system["label"],
+                _number(quality and quality["bleu"]["value"], 1),
+                _number(quality and quality["chrf"]["value"], 1),
+                _number(system["likelihood"] and system["likelihood"]["nll"], 3),
+                _number(system["calibration"] and system["calibration"]["ece"], 3),
+                _number(_mean_auroc(system, "total_uncertainty"), 1, 100),
+                _number(_mean_auroc(system, "reverse_mutual_information"), 1, 100),
+                _number(rejection and rejection["value"], 1, 100),
+                _number(likeness and likeness["spearman"].get("total_uncertainty"), 2),
+            ]
+        )
+    return format_table(header, rows, "markdown")
+
+
+def auroc_table(results: dict[str, Any], measure: str) -> str:
+    """One measure: systems by sets."""
+    rows = []
+    for system in results["systems"].values():
+        found = {entry["set"]: entry["auroc"] for entry in _entries(system, measure)}
+        if found:
+            rows.append(
+                [system["label"], *(_interval(found.get(name)) for name in results["sets"])]
+            )
+    if not rows:
+        return ""
+    return format_table([f"{symbol_of(measure)}", *results["sets"]], rows, "markdown")
+
+
+def rejection_table(results: dict[str, Any]) -> str:
+    """Systems by the measures that the recipe shows."""
+    rows = [
+        [
+            system["label"],
+            *(
+                _interval(system["rejection"].get(measure, {}).get("prr"))
+                for measure in results["measures"]
+            ),
+        ]
+        for system in results["systems"].values()
+    ]
+    header = ["system", *(symbol_of(measure) for measure in results["measures"])]
+    return format_table(header, rows, "markdown")
+
+
+def quality_table(results: dict[str, Any]) -> str:
+    """Systems by the sets that have references."""
+    systems = list(results["systems"].values())
+    sets = [name for name in systems[0]["quality"] if systems[0]["quality"][name]]
+    rows = []
+    for system in systems:
+        scores = [system["quality"][name] for name in sets]
+        cells = [f"{s['bleu']['value']:.1f} / {s['chrf']['value']:.1f}" for s in scores]
+        rows.append([system["label"], *cells])
+    table = format_table(["system", *sets], rows, "markdown")
+    scores = [systems[0]["quality"]["test"][name] for name in ("bleu", "chrf")]
+    signatures = [f"- {score['metric']}: `{score['signature']}`" for score in scores]
+    return "\n".join([table, "", *signatures])
+
+
+def fidelity_table(results: dict[str, Any]) -> str:
+    """Systems by token measures; the reference system has no row."""
+    rows = []
+    for system in results["systems"].values():
+        likeness = system["fidelity"]
+        if likeness is None:
+            continue
+        cells = [_number(likeness["log_prob_gap"], 3)]
+        cells += [_number(likeness["spearman"].get(name), 3) for name in _FIDELITY_MEASURES]
+        rows.append([system["label"], *cells])
+    header = ["system", "mean \\|Δ ln p\\|", *(f"ρ {symbol_of(m)}" for m in _FIDELITY_MEASURES)]
+    return format_table(header, rows, "markdown") if rows else ""
+
+
+_FIDELITY_MEASURES = (
+    "total_uncertainty",
+    "total_uncertainty_base",
+    "data_uncertainty",
+    "mutual_information",
+    "epkl",
+    "reverse_mutual_information",
+)
+
+
+def provenance(results: dict[str, Any]) -> str:
+    """Command, commit, hardware, versions and wall time."""
+    hardware, steps = results["hardware"], results["steps"]
+    commits = sorted({step["commit"] or "unknown" for step in steps})
+    by_stage: dict[str, float] = {}
+    for step in steps:
+        by_stage[step["stage"]] = by_stage.get(step["stage"], 0.0) + (step["seconds"] or 0.0)
+    times = ", ".join(f"{stage} {duration(seconds)}" for stage, seconds in by_stage.items())
+    accelerator = f", {hardware['accelerator']}" if hardware["accelerator"] else ""
+    packages = ", ".join(f"{k} {v}" for k, v in results["versions"].items() if v)
+    scale = "" if results["scale"] == "full" else f" --set scale={results['scale']}"
+    lines = [
+        f"- command: `python -m recipes.common.run recipes/{results['recipe']}{scale}` (the exact "
+        "command, commit and wall time of every step are in `results.json`)",
+        f"- commit: {', '.join(commits)}; seed {results['seed']}",
+        f"- hardware: {hardware['processor']}, {hardware['cores']} cores{accelerator}",
+        f"- versions: {packages}",
+        f"- wall time, summed over steps (several may have run at once): {times}",
+    ]
+    resumed = [step["name"] for step in steps if step["resumed"]]
+    if resumed:
+        lines.append(f"- interrupted and resumed, last part timed only: {', '.join(resumed)}")
+    return "\n".join(lines)
+
+
+def _entries(system: dict[str, Any], measure: str) -> list[dict[str, Any]]:
+    return [entry for entry in system["ood"] or [] if entry["measure"] == measure]
+
+
+def _mean_auroc(system: dict[str, Any], measure: str) -> float | None:
+    values = [entry["auroc"]["value"] for entry in _entries(system, measure)]
+    return sum(values) / len(values) if values else None
+
+
+def _number(value: float | None, digits: int, factor: float = 1.0) -> str:
+    return NONE if value is None else f"{factor * value:.{digits}f}"
+
+
+def _interval(estimate: dict[str, Any] | None) -> str:
+    if estimate is None:
+        return NONE
+    value = _number(estimate["value"], 1, 100)
+    if estimate["low"] is None:
+        return value
+    return f"{value} [{_number(estimate['low'], 1, 100)}, {_number(estimate['high'], 1, 100)}]"

@@ -1,0 +1,1 @@
+"""A small artificial language: the whole path from text to report in minutes on a laptop."""
