@@ -7,6 +7,7 @@ score, so a bootstrap resample is one more row of counts and a thousand of them 
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ IntArray = npt.NDArray[np.int64]
 
 LEVEL = 0.95  # of the intervals
 TPR_PERCENT = 95  # of "FPR at 95 % TPR"; an integer, so that the threshold is exact
-_CHUNK = 1 << 21  # counts held at once while bootstrapping: 16 MiB an array
+_CHUNK = 1 << 16  # counts handled at once while bootstrapping: half a MiB, which a cache holds
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,7 @@ def auroc(in_scores: Any, out_scores: Any) -> float:
         >>> auroc([0.1, 0.2, 0.3], [0.3, 0.4])
         0.9166666666666666
     """
-    return float(_auroc(*_point_counts(in_scores, out_scores))[0])
+    return float(_auroc(_point_counts(in_scores, out_scores))[0])
 
 
 def aupr(in_scores: Any, out_scores: Any, positive: str = "out") -> float:
@@ -126,7 +127,7 @@ def aupr(in_scores: Any, out_scores: Any, positive: str = "out") -> float:
     if positive not in ("in", "out"):
         raise InputError(f"positive must be 'in' or 'out', got {positive!r}")
     function = _aupr_out if positive == "out" else _aupr_in
-    return float(function(*_point_counts(in_scores, out_scores))[0])
+    return float(function(_point_counts(in_scores, out_scores))[0])
 
 
 def fpr_at_95_tpr(in_scores: Any, out_scores: Any) -> float:
@@ -137,7 +138,7 @@ def fpr_at_95_tpr(in_scores: Any, out_scores: Any) -> float:
     Raises:
         InputError: a set is empty or holds NaN or infinity.
     """
-    return float(_fpr_at_95_tpr(*_point_counts(in_scores, out_scores))[0])
+    return float(_fpr_at_95_tpr(_point_counts(in_scores, out_scores))[0])
 
 
 def roc_curve(in_scores: Any, out_scores: Any) -> RocCurve:
@@ -192,9 +193,9 @@ def detect(
     replicates: dict[str, list[FloatArray]] = {name: [] for name in _METRICS}
     for counts in _bootstrap_counts(x, y, resamples, seed):
         for name, metric in _METRICS.items():
-            replicates[name].append(metric(*counts))
+            replicates[name].append(metric(counts))
     estimates = {
-        name: _estimate(float(metric(*point)[0]), replicates[name])
+        name: _estimate(float(metric(point)[0]), replicates[name])
         for name, metric in _METRICS.items()
     }
     return DetectionResult(
@@ -207,47 +208,76 @@ def detect(
     )
 
 
-# The metrics. Each takes counts of shape (R, K): R rows of resamples, K distinct scores ascending,
-# how many in-domain and out-of-domain sentences have that score; and returns shape (R,).
+@dataclass(frozen=True)
+class _Counts:
+    """Sentences at each distinct score, ascending: R rows of resamples, K scores.
+
+    Attributes:
+        in_at: in-domain sentences with that score, shape (R, K).
+        out_at: out-of-domain sentences with that score, shape (R, K).
+    """
+
+    in_at: IntArray
+    out_at: IntArray
+
+    @cached_property
+    def in_upto(self) -> IntArray:
+        """In-domain sentences with that score or a lower one, (R, K)."""
+        return np.cumsum(self.in_at, axis=1)
+
+    @cached_property
+    def out_upto(self) -> IntArray:
+        """Out-of-domain sentences with that score or a lower one, (R, K)."""
+        return np.cumsum(self.out_at, axis=1)
+
+    @cached_property
+    def in_from(self) -> IntArray:
+        """In-domain sentences with that score or a higher one: those flagged there, (R, K)."""
+        return self.in_upto[:, -1:] - self.in_upto + self.in_at
+
+    @cached_property
+    def out_from(self) -> IntArray:
+        """Out-of-domain sentences with that score or a higher one, (R, K)."""
+        return self.out_upto[:, -1:] - self.out_upto + self.out_at
 
 
-def _auroc(tally_in: IntArray, tally_out: IntArray) -> FloatArray:
-    below = np.cumsum(tally_in, axis=1)
+# The metrics, each from counts to shape (R,).
+
+
+def _auroc(counts: _Counts) -> FloatArray:
     # Twice the wins, in integers: each in-domain sentence below counts 2, each tie 1.
-    wins = np.einsum("rk,rk->r", tally_out, 2 * below - tally_in)
-    area: FloatArray = wins / (2.0 * below[:, -1] * tally_out.sum(axis=1))
+    wins = np.einsum("rk,rk->r", counts.out_at, 2 * counts.in_upto - counts.in_at)
+    pairs = counts.in_upto[:, -1] * counts.out_upto[:, -1]
+    area: FloatArray = wins / (2.0 * pairs)
     return area
 
 
-def _aupr_out(tally_in: IntArray, tally_out: IntArray) -> FloatArray:
-    return _average_precision(tally_out[:, ::-1], tally_in[:, ::-1])
+def _aupr_out(counts: _Counts) -> FloatArray:
+    return _average_precision(counts.out_at, counts.out_from, counts.in_from)
 
 
-def _aupr_in(tally_in: IntArray, tally_out: IntArray) -> FloatArray:
-    return _average_precision(tally_in, tally_out)
+def _aupr_in(counts: _Counts) -> FloatArray:
+    return _average_precision(counts.in_at, counts.in_upto, counts.out_upto)
 
 
-def _average_precision(positive: IntArray, negative: IntArray) -> FloatArray:
-    """Average precision of columns that are ordered from the most positive-looking."""
-    hits = np.cumsum(positive, axis=1)
-    flagged = hits + np.cumsum(negative, axis=1)
+def _average_precision(at: IntArray, hits: IntArray, false_alarms: IntArray) -> FloatArray:
+    """Σ at · hits / (hits + false alarms) over the sum of ``at``, each (R, K)."""
     # Where nothing is flagged yet there are no hits either; 0/1 keeps those columns at 0.
-    precision = hits / np.maximum(flagged, 1)
-    average: FloatArray = np.einsum("rk,rk->r", positive, precision) / hits[:, -1]
+    precision = hits / np.maximum(hits + false_alarms, 1)
+    average: FloatArray = np.einsum("rk,rk->r", at, precision) / at.sum(axis=1)
     return average
 
 
-def _fpr_at_95_tpr(tally_in: IntArray, tally_out: IntArray) -> FloatArray:
-    flagged_out = np.cumsum(tally_out[:, ::-1], axis=1)
-    enough = 100 * flagged_out >= TPR_PERCENT * flagged_out[:, -1:]
-    threshold = np.argmax(enough, axis=1)  # the first column, from the top, with enough flagged
-    flagged_in = np.cumsum(tally_in[:, ::-1], axis=1)
+def _fpr_at_95_tpr(counts: _Counts) -> FloatArray:
+    enough = 100 * counts.out_from >= TPR_PERCENT * counts.out_from[:, :1]
+    # Flags only decrease with the threshold, so the last column with enough is their number − 1.
+    threshold = enough.sum(axis=1) - 1
     rows = np.arange(len(threshold))
-    rate: FloatArray = flagged_in[rows, threshold] / flagged_in[:, -1]
+    rate: FloatArray = counts.in_from[rows, threshold] / counts.in_from[:, 0]
     return rate
 
 
-_METRICS: dict[str, Callable[[IntArray, IntArray], FloatArray]] = {
+_METRICS: dict[str, Callable[[_Counts], FloatArray]] = {
     "auroc": _auroc,
     "aupr_out": _aupr_out,
     "aupr_in": _aupr_in,
@@ -267,18 +297,16 @@ def _distinct(x: FloatArray, y: FloatArray) -> tuple[FloatArray, IntArray, IntAr
     return distinct, index[: len(x)], index[len(x) :]
 
 
-def _point_counts(in_scores: Any, out_scores: Any) -> tuple[IntArray, IntArray]:
+def _point_counts(in_scores: Any, out_scores: Any) -> _Counts:
     distinct, in_index, out_index = _distinct(*_scores(in_scores, out_scores))
     width = len(distinct)
-    return (
+    return _Counts(
         np.bincount(in_index, minlength=width)[None, :],
         np.bincount(out_index, minlength=width)[None, :],
     )
 
 
-def _bootstrap_counts(
-    x: FloatArray, y: FloatArray, resamples: int, seed: int
-) -> Iterator[tuple[IntArray, IntArray]]:
+def _bootstrap_counts(x: FloatArray, y: FloatArray, resamples: int, seed: int) -> Iterator[_Counts]:
     """Counts of resampled sets, some rows at a time: (R', K) of each set."""
     distinct, in_index, out_index = _distinct(x, y)
     # One stream a set: which in-domain sentences are drawn does not depend on the other set.
@@ -286,7 +314,7 @@ def _bootstrap_counts(
     rows = max(1, _CHUNK // max(len(distinct), len(x), len(y)))
     for start in range(0, resamples, rows):
         count = min(rows, resamples - start)
-        yield (
+        yield _Counts(
             resample_counts(in_stream, in_index, count, len(distinct)),
             resample_counts(out_stream, out_index, count, len(distinct)),
         )

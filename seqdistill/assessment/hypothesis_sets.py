@@ -10,13 +10,19 @@ import numpy as np
 
 from seqdistill.assessment.checks import FloatArray
 from seqdistill.assessment.detection import DetectionResult, detect
-from seqdistill.assessment.quality import QualityResult, corpus_quality, sentence_quality
+from seqdistill.assessment.quality import METRICS, QualityResult, corpus_quality, sentence_quality
 from seqdistill.assessment.rejection import RejectionResult, reject
 from seqdistill.errors import InputError
 from seqdistill.hypotheses import Hypothesis, ModelInfo, read_hypotheses
 from seqdistill.uncertainty.measures import MEASURES
 
 OOD_SCHEMA = "seqdistill.ood/1"
+
+_PREDICTIVES = {
+    "pe": "product of expectations",
+    "base": "decoded by its base softmax(z)",
+    "mean": "decoded by its mean α/α₀",
+}
 
 
 @dataclass(frozen=True)
@@ -95,10 +101,14 @@ def common_model(hypotheses: Iterable[Hypothesis]) -> ModelInfo:
 
 
 def describe_model(model: ModelInfo) -> str:
-    """Return one line on a model, such as ``dirichlet (offset 1, predictive base)``."""
-    offset = "" if model.offset is None else f"offset {model.offset:g}, "
-    members = f"{model.members} members, " if model.members > 1 else ""
-    return f"{model.kind} ({members}{offset}predictive {model.predictive})"
+    """Return one line on a model, such as ``ensemble of 5, product of expectations``."""
+    predictive = _PREDICTIVES.get(model.predictive, model.predictive)
+    if model.kind == "ensemble":
+        return f"ensemble of {model.members}, {predictive}"
+    if model.kind == "dirichlet":
+        offset = "" if model.offset is None else f", offset {model.offset:g}"
+        return f"Dirichlet student{offset}, {predictive}"
+    return "one ordinary model" if model.kind == "softmax" else f"{model.kind}, {predictive}"
 
 
 def choose_measures(
@@ -239,7 +249,7 @@ def assess_rejection(
             quality,
             uncertainty_of(hypotheses, measure),
             measure=measure,
-            quality_name=f"sentence {metric}",
+            quality_name=f"sentence {METRICS[metric]}",
             resamples=resamples,
             seed=seed,
         )

@@ -9,7 +9,8 @@ import numpy as np
 from seqdistill.assessment.checks import FloatArray
 from seqdistill.errors import InputError
 
-METRICS = ("bleu", "chrf")
+#: Metric → how it is written.
+METRICS = {"bleu": "BLEU", "chrf": "chrF"}
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from seqdistill.assessment.detection import (
 )
 from seqdistill.errors import InputError
 
-_CHUNK = 1 << 21  # counts held at once while bootstrapping
+_CHUNK = 1 << 16  # counts handled at once while bootstrapping: half a MiB, which a cache holds
 
 
 @dataclass(frozen=True)

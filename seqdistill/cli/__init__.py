@@ -1,0 +1,1 @@
+"""The ``seqdistill`` command: one file a verb."""

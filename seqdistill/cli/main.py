@@ -1,0 +1,120 @@
+"""``seqdistill VERB``: finds the verb, runs it and turns errors into exit codes.
+
+A verb is a module with ``add_parser(subparsers)`` and ``run(args)``. Only the module of the verb
+that was asked for is imported: help stays instant, and what one verb lacks hurts no other.
+"""
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+import seqdistill
+from seqdistill.errors import InputError, UsageError
+
+#: Verb → module and the line that ``seqdistill --help`` shows.
+VERBS: dict[str, tuple[str, str]] = {
+    "translate": (
+        "seqdistill.cli.translate",
+        "translate text with a checkpoint or an ensemble and report its uncertainty",
+    ),
+    "ood": (
+        "seqdistill.cli.ood",
+        "measure how well uncertainty detects out-of-domain sentences",
+    ),
+    "report": (
+        "seqdistill.cli.report",
+        "write one HTML page on the quality and the uncertainty of systems",
+    ),
+    "fairseq-user-dir": (
+        "seqdistill.cli.fairseq_user_dir",
+        "print the folder for fairseq's --user-dir",
+    ),
+}
+
+_EPILOG = """\
+exit status: 0 done, 1 failed, 2 wrong usage
+
+example:
+  seqdistill ood --in-domain test.jsonl --out-of-domain news=news.jsonl
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        argv: arguments without the program's name; those of the process when None.
+
+    Returns:
+        0 when done, 1 when something given was unusable, 2 for wrong usage.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    verb = arguments[0] if arguments and not arguments[0].startswith("-") else None
+    try:
+        parser = build_parser(verb)
+        args = parser.parse_args(arguments)
+        if args.verb is None:
+            parser.print_help(sys.stderr)
+            return 2
+        status = args.run(args)
+        sys.stdout.flush()
+    except UsageError as error:
+        return _fail(verb, error, 2)
+    except InputError as error:
+        return _fail(verb, error, 1)
+    except OSError as error:
+        if isinstance(error, BrokenPipeError):
+            # The reader (head, say) has gone. Python would complain once more when it flushes
+            # stdout at exit, so stdout is pointed elsewhere.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 1
+        return _fail(verb, error, 1)
+    except KeyboardInterrupt:
+        return _fail(verb, "interrupted", 130)
+    except SystemExit as stop:  # argparse: --help and --version end with 0, wrong usage with 2
+        return stop.code if isinstance(stop.code, int) else 1
+    return int(status or 0)
+
+
+def build_parser(verb: str | None) -> argparse.ArgumentParser:
+    """Return the parser; only ``verb`` has its options, the others have their line of help.
+
+    Raises:
+        InputError: the verb's module cannot be imported.
+    """
+    parser = argparse.ArgumentParser(
+        prog="seqdistill",
+        description="Distil ensembles and put the uncertainty of the result to the test.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--version", action="version", version=f"seqdistill {seqdistill.__version__}"
+    )
+    subparsers = parser.add_subparsers(dest="verb", metavar="VERB")
+    for name, (module_name, line) in VERBS.items():
+        if name != verb:
+            subparsers.add_parser(name, help=line)
+            continue
+        try:
+            module = importlib.import_module(module_name)
+        except ImportError as error:
+            raise InputError(f"this verb is not usable here: {error}") from error
+        module.add_parser(subparsers)
+        # The module's run, unless its add_parser chose another.
+        chosen = subparsers.choices[name]
+        if chosen.get_default("run") is None:
+            chosen.set_defaults(run=module.run)
+    return parser
+
+
+def _fail(verb: str | None, error: object, status: int) -> int:
+    program = f"seqdistill {verb}" if verb in VERBS else "seqdistill"
+    print(f"{program}: error: {error}", file=sys.stderr)
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,150 @@
+"""``seqdistill report``: one HTML page on the quality and the uncertainty of systems."""
+
+import argparse
+import sys
+from dataclasses import replace
+from typing import Any
+
+from seqdistill.assessment.quality import METRICS
+from seqdistill.cli.common import (
+    add_bootstrap_options,
+    add_output_options,
+    add_verb,
+    measures_option,
+    named_paths,
+    refuse_existing,
+)
+from seqdistill.errors import UsageError
+from seqdistill.report.inputs import (
+    ReportInput,
+    SystemInput,
+    read_folder,
+    read_manifest,
+    read_system,
+)
+from seqdistill.report.page import write_report
+
+_DESCRIPTION = """\
+Write one self-contained HTML page: text quality, out-of-domain detection with intervals, ROC
+curves, distributions, rejection curves, calibration, and the most uncertain sentences with their tokens.
+
+The systems come from one of three places:
+  --system NAME=FOLDER   a folder with in_domain.jsonl, a NAME.jsonl for each out-of-domain set
+                         and, for likelihood and calibration, forced.jsonl (scored references);
+                         may be given several times
+  --manifest FILE        a TOML or JSON file that names the files of each system:
+                           title = "Tatoeba English-German"
+                           [settings]                  # shown on the page
+                           commit = "1a2b3c"
+                           [[system]]
+                           name = "ensemble"
+                           in_domain = "ensemble/test.jsonl"
+                           forced = "ensemble/forced.jsonl"
+                           out_of_domain = { news = "ensemble/news.jsonl" }
+                           scores = { "sentences/s" = 3.1 }
+  --in-domain FILE …     the files of a single system"""
+
+_EXAMPLE = """\
+seqdistill report --system ensemble=runs/ensemble --system student=runs/student \\
+    --title "One student for five teachers" --output report.html
+seqdistill report --manifest report.toml --output report.html
+seqdistill report --in-domain test.jsonl --out-of-domain news=news.jsonl --output report.html"""
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add the verb to the main parser."""
+    parser = add_verb(
+        subparsers,
+        "report",
+        description=_DESCRIPTION,
+        example=_EXAMPLE,
+    )
+    parser.add_argument(
+        "--system", action="append", default=[], metavar="NAME=FOLDER", help="a system's folder"
+    )
+    parser.add_argument("--manifest", metavar="FILE", help="names the files of all systems")
+    parser.add_argument("--in-domain", metavar="FILE", help="the in-domain set of a single system")
+    parser.add_argument(
+        "--out-of-domain",
+        action="append",
+        default=[],
+        metavar="[NAME=]FILE",
+        help="an out-of-domain set of a single system; may be given several times",
+    )
+    parser.add_argument("--forced", metavar="FILE", help="scored references of a single system")
+    parser.add_argument("--name", metavar="NAME", help="name of a single system (default: system)")
+    parser.add_argument("--title", help="of the page (default: the manifest's)")
+    parser.add_argument(
+        "--setting",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="a setting to show, such as commit=1a2b3c; may be given several times",
+    )
+    parser.add_argument(
+        "--measures",
+        type=measures_option,
+        metavar="A,B,…",
+        help="measures to show, in this order (default: all that a system has)",
+    )
+    parser.add_argument(
+        "--quality", choices=METRICS, default="chrf", help="sentence score of rejection curves"
+    )
+    parser.add_argument(
+        "--examples", type=int, default=5, metavar="N", help="sentences shown of each set"
+    )
+    add_bootstrap_options(parser)
+    add_output_options(parser, what="the page", required=True)
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Read, compute and write; returns the exit status."""
+    refuse_existing(args.output, overwrite=args.overwrite)
+    systems, title, settings = _read(args)
+    report = ReportInput(
+        systems=systems,
+        settings={**settings, **_settings(args.setting)},
+        measures=args.measures,
+        quality_metric=args.quality,
+        resamples=args.bootstrap,
+        seed=args.seed,
+        examples=args.examples,
+    )
+    title = args.title or title
+    write_report(
+        report if title is None else replace(report, title=title),
+        args.output,
+        overwrite=args.overwrite,
+    )
+    print(f"wrote {args.output}", file=sys.stderr)
+    return 0
+
+
+def _read(args: argparse.Namespace) -> tuple[list[SystemInput], str | None, dict[str, str]]:
+    single = args.in_domain or args.out_of_domain or args.forced or args.name
+    given = [bool(args.system), bool(args.manifest), bool(single)]
+    if sum(given) != 1:
+        raise UsageError("expected one of --system, --manifest and --in-domain")
+    if args.manifest:
+        return read_manifest(args.manifest)
+    if args.system:
+        if any("=" not in value for value in args.system):
+            raise UsageError("--system: expected NAME=FOLDER")
+        folders = named_paths(args.system, "--system")
+        return [read_folder(name, folder) for name, folder in folders.items()], None, {}
+    if not args.in_domain:
+        raise UsageError("--out-of-domain, --forced and --name belong to an --in-domain FILE")
+    sets = named_paths(args.out_of_domain, "--out-of-domain")
+    system = read_system(args.name or "system", args.in_domain, sets, forced=args.forced)
+    return [system], None, {}
+
+
+def _settings(values: list[str]) -> dict[str, str]:
+    settings = {}
+    for value in values:
+        name, separator, text = value.partition("=")
+        if not separator or not name:
+            raise UsageError(f"--setting: expected NAME=VALUE, got {value!r}")
+        settings[name] = text
+    return settings

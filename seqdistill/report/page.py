@@ -1,0 +1,351 @@
+"""The report: one HTML page that needs nothing beside itself."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import seqdistill
+from seqdistill.assessment.detection import Estimate, roc_curve
+from seqdistill.assessment.hypothesis_sets import describe_model, order_measures, uncertainty_of
+from seqdistill.assessment.quality import METRICS
+from seqdistill.errors import InputError
+from seqdistill.files import atomic_write
+from seqdistill.report import plots
+from seqdistill.report.examples import most_uncertain, shadable, shading_scale
+from seqdistill.report.inputs import ReportInput
+from seqdistill.report.results import SystemResult, compute
+from seqdistill.report.tables import DETECTION_METRICS, best_measures, symbol_of, unit_of
+from seqdistill.uncertainty.measures import MEASURES
+
+_FOLDER = Path(__file__).parent
+
+
+def write_report(report: ReportInput, path: str | Path, *, overwrite: bool = False) -> None:
+    """Compute a report and write it as one HTML file.
+
+    Args:
+        report: systems and settings.
+        path: the file to write.
+        overwrite: replace an existing file.
+
+    Raises:
+        InputError: the input is unusable, a package is missing, or the file exists already.
+    """
+    if Path(path).exists() and not overwrite:  # said before the work is done, not after
+        raise InputError(f"{path} exists already; pass --overwrite to replace it")
+    page = render_report(report)
+    with atomic_write(path, overwrite=overwrite) as handle:
+        handle.write(page)
+
+
+def render_report(report: ReportInput) -> str:
+    """Compute a report and return it as one HTML page; the same input gives the same page.
+
+    Raises:
+        InputError: the input is unusable, or jinja2 or matplotlib is missing.
+    """
+    try:
+        import jinja2
+        from markupsafe import Markup
+    except ImportError as error:
+        raise InputError('the report needs jinja2: pip install "seqdistill[report]"') from error
+    results = compute(report)
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_FOLDER),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["svg"] = Markup
+    environment.globals["symbol_of"] = symbol_of
+    return environment.get_template("page.html").render(
+        title=report.title,
+        css=Markup((_FOLDER / "page.css").read_text(encoding="utf-8")),
+        version=seqdistill.__version__,
+        systems=_systems(results),
+        quality=_quality(results),
+        detection=_detection(results),
+        roc=_roc(results),
+        histograms=_histograms(results),
+        rejection=_rejection(results, report.quality_metric),
+        reliability=_reliability(results),
+        examples=_examples(results, report.examples),
+        definitions=_definitions(results),
+        settings=dict(report.settings),
+        signatures=_signatures(results),
+        resamples=report.resamples,
+    )
+
+
+def _systems(results: Sequence[SystemResult]) -> list[dict[str, Any]]:
+    return [
+        {
+            "name": result.name,
+            "series": index % plots.SERIES,
+            "model": describe_model(result.model),
+            "sentences": len(result.system.in_domain),
+            "sets": {name: len(rows) for name, rows in result.system.out_of_domain.items()},
+            "shown": [symbol_of(measure) for measure in result.shown_measures],
+        }
+        for index, result in enumerate(results)
+    ]
+
+
+def _quality(results: Sequence[SystemResult]) -> dict[str, Any]:
+    """The table of quality: columns that at least one system fills, the best value marked."""
+    columns: list[tuple[str, str, bool | None, list[float | None]]] = [
+        ("BLEU", "{:.1f}", True, [r.quality.bleu.value if r.quality else None for r in results]),
+        ("chrF", "{:.1f}", True, [r.quality.chrf.value if r.quality else None for r in results]),
+        (
+            "NLL, nats/token",
+            "{:.3f}",
+            False,
+            [r.likelihood.nll if r.likelihood else None for r in results],
+        ),
+        (
+            "ECE, %",
+            "{:.2f}",
+            False,
+            [100 * r.calibration.ece if r.calibration else None for r in results],
+        ),
+    ]
+    extra = dict.fromkeys(name for result in results for name in result.system.scores)
+    for name in extra:
+        # Whether more of it is better is not known, so nothing is marked.
+        columns.append((name, "{:.4g}", None, [r.system.scores.get(name) for r in results]))
+    filled = [column for column in columns if any(value is not None for value in column[3])]
+    rows = []
+    for index, result in enumerate(results):
+        cells = []
+        for _, pattern, higher, values in filled:
+            known = [value for value in values if value is not None]
+            value = values[index]
+            top = None if higher is None else (max(known) if higher else min(known))
+            cells.append(
+                {
+                    "text": "–" if value is None else pattern.format(value),
+                    "best": len(known) > 1 and value is not None and value == top,
+                }
+            )
+        rows.append({"name": result.name, "series": index % plots.SERIES, "cells": cells})
+    return {"columns": [column[0] for column in filled], "rows": rows}
+
+
+def _detection(results: Sequence[SystemResult]) -> list[dict[str, Any]]:
+    """One table a metric: a group of rows a system, a row a measure, a column a set."""
+    sets = _set_names(results)
+    if not sets:
+        return []
+    tables = []
+    for metric, (label, higher) in DETECTION_METRICS.items():
+        groups = []
+        for index, result in enumerate(results):
+            if result.ood is None:
+                continue
+            best = best_measures(result.ood, metric)
+            rows = []
+            for measure in result.ood.measures:
+                cells: list[dict[str, Any] | None] = []
+                for name in sets:
+                    found = result.ood.results[measure].get(name)
+                    if found is None:
+                        cells.append(None)
+                        continue
+                    cell = _percent(getattr(found, metric))
+                    value = getattr(found, metric).value
+                    cell["best"] = measure in best[name]
+                    cell["good"] = f"{max(0.0, 2 * value - 1) if higher else 1 - value:.3f}"
+                    cells.append(cell)
+                rows.append({"measure": measure, "cells": cells})
+            groups.append({"name": result.name, "series": index % plots.SERIES, "rows": rows})
+        tables.append(
+            {"metric": metric, "label": label, "higher": higher, "sets": sets, "groups": groups}
+        )
+    return tables
+
+
+def _roc(results: Sequence[SystemResult]) -> list[dict[str, str]]:
+    panels = []
+    for number, name in enumerate(_set_names(results)):
+        curves = []
+        for index, result in enumerate(results):
+            if name not in result.system.out_of_domain:
+                continue
+            for order, measure in enumerate(result.shown_measures):
+                curve = roc_curve(
+                    uncertainty_of(result.system.in_domain, measure),
+                    uncertainty_of(result.system.out_of_domain[name], measure),
+                )
+                curves.append(plots.Curve(curve.fpr, curve.tpr, index, dashed=order > 0))
+        svg = plots.curves_plot(
+            curves,
+            x_label="in-domain flagged (FPR)",
+            y_label="out-of-domain flagged (TPR)",
+            key=f"roc{number}",
+            unit_square=True,
+        )
+        panels.append({"title": name, "svg": svg})
+    return panels
+
+
+def _histograms(results: Sequence[SystemResult]) -> list[dict[str, Any]]:
+    groups = []
+    for index, result in enumerate(results):
+        if not result.system.out_of_domain or not result.shown_measures:
+            continue
+        measure = result.shown_measures[0]
+        inside = uncertainty_of(result.system.in_domain, measure)
+        panels = [
+            {
+                "title": name,
+                "svg": plots.histogram_plot(
+                    inside,
+                    uncertainty_of(rows, measure),
+                    x_label=", ".join(filter(None, (symbol_of(measure), unit_of(measure)))),
+                    key=f"hist{index}x{number}",
+                ),
+            }
+            for number, (name, rows) in enumerate(result.system.out_of_domain.items())
+        ]
+        groups.append({"name": result.name, "series": index % plots.SERIES, "panels": panels})
+    return groups
+
+
+def _rejection(results: Sequence[SystemResult], metric: str) -> dict[str, Any] | None:
+    """Curves of the shown measures a system, and the ratio of every measure."""
+    with_curves = [(i, r) for i, r in enumerate(results) if r.rejection]
+    if not with_curves:
+        return None
+    panels, ratios = [], {}
+    for index, result in with_curves:
+        rejection = result.rejection or {}
+        first = next(iter(rejection.values()))
+        curves = [
+            plots.Curve(first.rejected, first.oracle),
+            plots.Curve(first.rejected, first.random),
+        ]
+        curves += [
+            plots.Curve(rejection[m].rejected, rejection[m].curve, index, dashed=order > 0)
+            for order, m in enumerate(result.shown_measures)
+        ]
+        svg = plots.curves_plot(
+            curves,
+            x_label="share handed over",
+            y_label=f"sentence {METRICS[metric]}",
+            key=f"rej{index}",
+        )
+        panels.append({"title": result.name, "svg": svg})
+        ratios[result.name] = {
+            measure: found.prr for measure, found in rejection.items() if found.prr is not None
+        }
+    measures = order_measures({measure for found in ratios.values() for measure in found})
+    best = {
+        name: max((e.value for e in found.values()), default=0.0) for name, found in ratios.items()
+    }
+    rows = []
+    for measure in measures:
+        cells: list[dict[str, Any] | None] = []
+        for name, found in ratios.items():
+            if measure not in found:
+                cells.append(None)
+                continue
+            cell = _percent(found[measure])
+            cell["best"] = found[measure].value == best[name]
+            cell["good"] = f"{max(0.0, found[measure].value):.3f}"
+            cells.append(cell)
+        rows.append({"measure": measure, "cells": cells})
+    systems = [
+        {"name": result.name, "series": index % plots.SERIES} for index, result in with_curves
+    ]
+    return {"panels": panels, "systems": systems, "rows": rows, "metric": METRICS[metric]}
+
+
+def _reliability(results: Sequence[SystemResult]) -> list[dict[str, str]]:
+    return [
+        {
+            "title": result.name,
+            "svg": plots.reliability_plot(result.calibration, series=index, key=f"rel{index}"),
+        }
+        for index, result in enumerate(results)
+        if result.calibration is not None
+    ]
+
+
+def _examples(results: Sequence[SystemResult], count: int) -> list[dict[str, Any]]:
+    groups: list[dict[str, Any]] = []
+    for index, result in enumerate(results):
+        measure = next(
+            (m for m in result.shown_measures if shadable(m)),
+            next(iter(result.shown_measures), None),
+        )
+        if measure is None or count == 0:
+            continue
+        system = result.system
+        full = shading_scale(system.in_domain, measure)
+        sets = {"in-domain": system.in_domain, **system.out_of_domain}
+        groups.append(
+            {
+                "name": result.name,
+                "series": index % plots.SERIES,
+                "symbol": symbol_of(measure),
+                "unit": unit_of(measure),
+                "full": f"{full:.3g}",
+                "shaded": shadable(measure),
+                "sets": {
+                    name: most_uncertain(rows, measure, count, full_shade=full)
+                    for name, rows in sets.items()
+                },
+            }
+        )
+    return groups
+
+
+def _definitions(results: Sequence[SystemResult]) -> list[dict[str, str]]:
+    shown = order_measures({measure for result in results for measure in result.measures})
+    return [
+        {
+            "name": name,
+            "symbol": MEASURES[name].symbol,
+            "kind": MEASURES[name].kind,
+            "estimate": MEASURES[name].estimate,
+            "formula": MEASURES[name].formula,
+            "source": MEASURES[name].source,
+        }
+        for name in shown
+        if name in MEASURES
+    ]
+
+
+def _signatures(results: Sequence[SystemResult]) -> dict[str, list[str]]:
+    """Signatures by what they sign, each said once."""
+    found: dict[str, list[str]] = {}
+    for result in results:
+        if result.quality is not None:
+            found.setdefault("BLEU", []).append(result.quality.bleu.signature)
+            found.setdefault("chrF", []).append(result.quality.chrf.signature)
+        if result.likelihood is not None:
+            found.setdefault("NLL", []).append(result.likelihood.signature)
+        if result.calibration is not None:
+            found.setdefault("ECE", []).append(result.calibration.signature)
+        if result.ood is not None:
+            for row in result.ood.results.values():
+                # The measure stands beside each number in the table already.
+                found.setdefault("detection", []).extend(
+                    f"set:{name}|" + detection.signature.split("|", 1)[1]
+                    for name, detection in row.items()
+                )
+        for rejection in (result.rejection or {}).values():
+            found.setdefault("rejection", []).append(rejection.signature.split("|", 1)[1])
+    return {name: list(dict.fromkeys(signatures)) for name, signatures in found.items()}
+
+
+def _set_names(results: Sequence[SystemResult]) -> list[str]:
+    return list(dict.fromkeys(name for r in results for name in r.system.out_of_domain))
+
+
+def _percent(estimate: Estimate) -> dict[str, Any]:
+    interval = None
+    if estimate.low is not None and estimate.high is not None:
+        interval = f"{100 * estimate.low:.1f}–{100 * estimate.high:.1f}"
+    return {"value": f"{100 * estimate.value:.1f}", "interval": interval, "best": False}
