@@ -71,7 +71,8 @@ def proxy_dirichlet_loss(
     if normalisation == "proxy":
         inverse_w = target.inverse_precision
     elif normalisation == "total":
-        inverse_w = target.inverse_precision / (1 + V * target.inverse_precision)
+        # Not d/(1 + V d): where the members contradict each other V d overflows.
+        inverse_w = 1 / (target.precision + V)
     else:
         raise InputError(
             f"expected a normalisation among {', '.join(NORMALISATIONS)}, got {normalisation!r}"
@@ -165,7 +166,7 @@ def _forward_rows(offset: float, normalisation: str) -> RowFunction:
         V = z.shape[-1]
         inverse_w = inverse_precision
         if normalisation == "total":
-            inverse_w = inverse_precision / (1 + V * inverse_precision)
+            inverse_w = 1 / (1 / inverse_precision + V)
         terms = DirichletTerms(z, offset)
         # The proxy is a Dirichlet of the same form: β = e^b + 1 with b = ln(β̃₀ p̄).
         proxy = DirichletTerms(

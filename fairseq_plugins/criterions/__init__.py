@@ -1,0 +1,7 @@
+"""Criteria of the plug-in; importing them registers them with fairseq."""
+
+from fairseq_plugins.criterions.end2 import End2Criterion
+from fairseq_plugins.criterions.mean_kl import MeanKLCriterion
+from fairseq_plugins.criterions.proxy_dirichlet import ProxyDirichletCriterion
+
+__all__ = ["End2Criterion", "MeanKLCriterion", "ProxyDirichletCriterion"]

@@ -1,0 +1,117 @@
+"""What a distillation logs: sums and histograms, so batches, steps and ranks just add up."""
+
+import math
+from typing import Any
+
+from fairseq import utils
+from fairseq.logging import metrics
+from torch import Tensor
+
+from seqdistill.assessment.correlation import (
+    PRECISION_BINS,
+    histogram_quantiles,
+    joint_log_histogram,
+    log_histogram,
+    spearman_from_joint_histogram,
+)
+from seqdistill.student import StudentHead
+from seqdistill.teachers import EnsembleStatistics
+from seqdistill.uncertainty import dirichlet_uncertainty
+from seqdistill.uncertainty.dirichlet import precision_of
+
+#: Uncertainties of student and ensemble that validation correlates, by their short names.
+_CORRELATED = {
+    "tu": "total_uncertainty",
+    "mi": "mutual_information",
+    "rmi": "reverse_mutual_information",
+    "epkl": "epkl",
+}
+_QUANTILES = {"p05": 0.05, "p25": 0.25, "median": 0.5, "p75": 0.75, "p95": 0.95}
+
+
+def logging_output(
+    logits: Tensor,
+    references: Tensor,
+    statistics: EnsembleStatistics,
+    head: StudentHead,
+    detailed: bool,
+) -> dict[str, Any]:
+    """Return the sums of one batch.
+
+    Args:
+        logits: (N, V) of the student.
+        references: (N) reference pieces.
+        statistics: the ensemble's, of the same tokens.
+        head: how the logits are read.
+        detailed: also what costs a pass over the vocabulary (validation).
+    """
+    log_probs = head.log_probs(logits)
+    output: dict[str, Any] = {
+        "nll_loss": -log_probs.gather(-1, references.unsqueeze(-1)).sum(),
+        "n_correct": logits.argmax(-1).eq(references).sum(),
+    }
+    for short, name in _CORRELATED.items():
+        output[f"ensemble_{short}"] = getattr(statistics, name).sum()
+    if head.kind == "dirichlet":
+        precision = precision_of(logits, head.offset)
+        output["_precision_histogram"] = log_histogram(precision, PRECISION_BINS)
+    if not detailed:
+        return output
+    student: dict[str, Tensor] = {}
+    if head.kind == "dirichlet":
+        uncertainty = dirichlet_uncertainty(logits, head.offset)
+        student = {short: getattr(uncertainty, name) for short, name in _CORRELATED.items()}
+    student["tu_predictive"] = -(log_probs.exp() * log_probs).sum(-1)
+    for short, values in student.items():
+        teacher = getattr(statistics, _CORRELATED[short.removesuffix("_predictive")])
+        output[f"_joint_{short}"] = joint_log_histogram(values, teacher)
+    return output
+
+
+def reduce(logging_outputs: list[dict[str, Any]]) -> None:
+    """Log the metrics of a step from the summed outputs of its batches and ranks."""
+
+    def total(name: str) -> Any:
+        return sum(output.get(name, 0) for output in logging_outputs)
+
+    ntokens, sample_size = total("ntokens"), total("sample_size")
+    metrics.log_scalar("loss", total("loss") / sample_size, sample_size, round=4)
+    metrics.log_scalar("nll_loss", total("nll_loss") / ntokens / math.log(2), ntokens, round=3)
+    metrics.log_derived("ppl", lambda meters: utils.get_perplexity(meters["nll_loss"].avg))
+    metrics.log_scalar("accuracy", 100.0 * total("n_correct") / ntokens, ntokens, round=2)
+    for short in _CORRELATED:
+        metrics.log_scalar(
+            f"ensemble_{short}", total(f"ensemble_{short}") / ntokens, ntokens, round=4
+        )
+    temperature = total("teacher_temperature") / sample_size
+    if temperature != 1:
+        metrics.log_scalar("teacher_temperature", temperature, sample_size, round=3)
+    names = {name for output in logging_outputs for name in output if name.startswith("_")}
+    for name in sorted(names):
+        metrics.log_scalar(name, total(name).cpu().double().numpy(), round=None)
+        if name == "_precision_histogram":
+            for quantile, at in _QUANTILES.items():
+                metrics.log_derived(f"student_precision_{quantile}", _quantile(at))
+        else:
+            metrics.log_derived(f"spearman_{name.removeprefix('_joint_')}", _spearman(name))
+
+
+def _quantile(at: float) -> Any:
+    import torch
+
+    def derive(meters: Any) -> float:
+        histogram = torch.as_tensor(meters["_precision_histogram"].sum)
+        values = histogram_quantiles(histogram, [at], PRECISION_BINS)
+        return float("nan") if values is None else float(f"{values[0]:.4g}")
+
+    return derive
+
+
+def _spearman(name: str) -> Any:
+    import torch
+
+    def derive(meters: Any) -> float:
+        value = spearman_from_joint_histogram(torch.as_tensor(meters[name].sum))
+        return float("nan") if value is None else round(value, 4)
+
+    return derive

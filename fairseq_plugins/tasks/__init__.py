@@ -1,0 +1,5 @@
+"""Tasks of the plug-in; fairseq imports every module of this folder by itself."""
+
+from fairseq_plugins.tasks.ensemble_teacher_translation import EnsembleTeacherTranslationTask
+
+__all__ = ["EnsembleTeacherTranslationTask"]

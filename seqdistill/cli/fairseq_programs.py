@@ -1,0 +1,101 @@
+"""fairseq's command lines with this plug-in: ``seqdistill-fairseq-train`` and its siblings.
+
+They are the stock programs with ``--user-dir`` added, and with ``--task
+ensemble_teacher_translation`` where none is given; what a user can mend is printed as one line.
+"""
+
+import importlib.util
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from seqdistill.errors import InputError
+
+TASK = "ensemble_teacher_translation"
+
+
+def user_dir() -> Path:
+    """Return the folder of ``fairseq_plugins``, without importing it (nor fairseq).
+
+    Raises:
+        InputError: the plug-ins are not installed.
+    """
+    spec = importlib.util.find_spec("fairseq_plugins")
+    if spec is None or spec.origin is None:
+        raise InputError(
+            "the package fairseq_plugins is not installed; install seqdistill again "
+            '(pip install "seqdistill[fairseq]")'
+        )
+    return Path(spec.origin).resolve().parent
+
+
+def preprocess() -> None:
+    """Run ``fairseq-preprocess``."""
+    from fairseq_cli.preprocess import cli_main
+
+    _run("preprocess", cli_main, task=False)
+
+
+def train() -> None:
+    """Run ``fairseq-train``."""
+    from fairseq_cli.train import cli_main
+
+    _run("train", cli_main)
+
+
+def generate() -> None:
+    """Run ``fairseq-generate``."""
+    from fairseq_cli.generate import cli_main
+
+    _run("generate", cli_main)
+
+
+def validate() -> None:
+    """Run ``fairseq-validate``."""
+    from fairseq_cli.validate import cli_main
+
+    _run("validate", cli_main)
+
+
+def interactive() -> None:
+    """Run ``fairseq-interactive``."""
+    from fairseq_cli.interactive import cli_main
+
+    _run("interactive", cli_main)
+
+
+def hydra_train() -> None:
+    """Run ``fairseq-hydra-train``."""
+    from fairseq_cli.hydra_train import cli_main
+
+    arguments = sys.argv[1:]
+    if not any(argument.startswith("common.user_dir=") for argument in arguments):
+        sys.argv.append(f"common.user_dir={user_dir()}")
+    _guarded("hydra-train", cli_main)
+
+
+def _run(name: str, cli_main: Callable[[], object], task: bool = True) -> None:
+    arguments = sys.argv[1:]
+    if not _given("--user-dir", arguments):
+        sys.argv[1:1] = ["--user-dir", str(user_dir())]
+    if task and not _given("--task", arguments):
+        sys.argv[1:1] = ["--task", TASK]
+    _guarded(name, cli_main)
+
+
+def _given(option: str, arguments: list[str]) -> bool:
+    return any(a == option or a.startswith(option + "=") for a in arguments)
+
+
+def _guarded(name: str, cli_main: Callable[[], object]) -> None:
+    """Run a program; print what a user can mend as one line and exit with 1."""
+    try:
+        cli_main()
+    except Exception as error:
+        from fairseq_plugins.checkpoints import explain
+
+        known = explain(error, "--path")
+        if not isinstance(known, InputError):
+            raise
+        print(f"seqdistill-fairseq-{name}: error: {known}", file=sys.stderr)
+        sys.exit(1)
