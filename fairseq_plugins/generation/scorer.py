@@ -8,6 +8,7 @@ from torch import Tensor
 
 from fairseq_plugins.generation.ensemble import estimator_of, member_output
 from fairseq_plugins.generation.generator import attach_uncertainty
+from fairseq_plugins.teachers import token_logits
 from seqdistill.errors import InputError
 
 
@@ -59,9 +60,9 @@ class UncertaintyScorer:
         def read_members() -> Iterator[Tensor]:
             for model in models:
                 model.eval()
-                net_output = model(**sample["net_input"])
-                # Padded positions are dropped here: whatever they hold, they are not read.
-                output = member_output(model, net_output, estimator)[counted]  # (N, V)
+                # Padded positions are dropped before the maths: whatever they hold is not read.
+                logits = token_logits(model, sample["net_input"], counted)  # (N, V)
+                output = member_output(model, (logits, None), estimator)
                 terms.append(estimator.token_terms(output, tokens, rows))
                 yield output
 

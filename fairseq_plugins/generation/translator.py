@@ -1,0 +1,158 @@
+"""Lines in, hypotheses out: decoding without fairseq's command line."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from fairseq import checkpoint_utils, utils
+from fairseq.dataclass.configs import GenerationConfig
+from torch import Tensor
+
+from fairseq_plugins.checkpoints import explain
+from fairseq_plugins.generation import build_uncertainty_generator
+from fairseq_plugins.generation.ensemble import estimator_of
+from fairseq_plugins.generation.output import text_decoder, to_hypotheses
+from fairseq_plugins.tasks.ensemble_teacher_translation import (
+    EnsembleTeacherTranslationConfig,
+    EnsembleTeacherTranslationTask,
+)
+from seqdistill.errors import InputError
+from seqdistill.hypotheses import Hypothesis, ModelInfo
+
+
+class Translator:
+    """One or several fairseq checkpoints, ready to translate.
+
+    Args:
+        paths: the checkpoints: an ensemble, one model, or one Dirichlet student.
+        data: the folder with ``dict.SOURCE.txt`` and ``dict.TARGET.txt``.
+        source_language: of the dictionary's name.
+        target_language: likewise.
+        sentencepiece_model: segments the lines; None: they come in pieces, with spaces between.
+        beam: size of the beam.
+        max_len_a: hypotheses have at most ``max_len_a`` · source length + ``max_len_b`` pieces.
+        max_len_b: see above.
+        predictive: overrides what a Dirichlet student decodes with, ``base`` or ``mean``.
+        use_cpu: stay on the CPU where there is a GPU.
+
+    Raises:
+        InputError: a file is missing or damaged, or the models do not go together.
+    """
+
+    def __init__(
+        self,
+        paths: Sequence[str],
+        data: str | Path,
+        source_language: str,
+        target_language: str,
+        *,
+        sentencepiece_model: str | Path | None = None,
+        beam: int = 5,
+        max_len_a: float = 0.0,
+        max_len_b: int = 200,
+        predictive: str | None = None,
+        use_cpu: bool = False,
+    ) -> None:
+        _require_files(
+            *paths,
+            *(
+                Path(data) / f"dict.{language}.txt"
+                for language in (source_language, target_language)
+            ),
+            *([] if sentencepiece_model is None else [sentencepiece_model]),
+        )
+        self._segmenter: Any = None
+        if sentencepiece_model is not None:
+            import sentencepiece
+
+            self._segmenter = sentencepiece.SentencePieceProcessor(
+                model_file=str(sentencepiece_model)
+            )
+        self.task = EnsembleTeacherTranslationTask.setup_task(
+            EnsembleTeacherTranslationConfig(
+                data=str(data),
+                source_lang=source_language,
+                target_lang=target_language,
+                predictive=predictive,
+            )
+        )
+        try:
+            self.models, _ = checkpoint_utils.load_model_ensemble(list(paths), task=self.task)
+        except Exception as error:
+            raise _explain(error, " or ".join(map(str, paths)), data) from error
+        self._use_cuda = torch.cuda.is_available() and not use_cpu
+        for model in self.models:
+            model.eval()
+            if self._use_cuda:
+                model.cuda()
+        self.model: ModelInfo = estimator_of(self.models).info
+        settings = GenerationConfig(beam=beam, max_len_a=max_len_a, max_len_b=max_len_b)
+        self._generator = build_uncertainty_generator(self.task, self.models, settings)
+        # The text before segmentation is known, so only the target needs a decoder.
+        self._target_text = text_decoder(self.task.target_dictionary)
+        self._max_source_length = int(
+            utils.resolve_max_positions(
+                self.task.max_positions(), *[model.max_positions() for model in self.models]
+            )[0]
+        )
+
+    def translate(self, lines: Sequence[str], first_id: int = 0) -> list[Hypothesis]:
+        """Translate a batch; returns the best hypothesis of each line, in their order.
+
+        Args:
+            lines: B sentences, decoded together.
+            first_id: number of the first.
+
+        Raises:
+            InputError: a line is too long for the models, or one of them gave NaN.
+        """
+        if not lines:
+            return []
+        sources = [self._encode(line, first_id + n) for n, line in enumerate(lines)]
+        dataset = self.task.build_dataset_for_inference(sources, [len(s) for s in sources])
+        sample = dataset.collater([dataset[n] for n in range(len(dataset))])
+        if self._use_cuda:
+            sample = utils.move_to_cuda(sample)
+        hypos = self._generator.generate(self.models, sample)
+        found = to_hypotheses(
+            sample,
+            hypos,
+            sample["id"].tolist(),  # fairseq sorts a batch by length
+            dictionary=self.task.target_dictionary,
+            target_text=self._target_text,
+        )
+        return [
+            replace(hypothesis, id=first_id + hypothesis.id, source=lines[hypothesis.id])
+            for hypothesis in sorted(found, key=lambda hypothesis: hypothesis.id)
+        ]
+
+    def _encode(self, line: str, number: int) -> Tensor:
+        pieces = (
+            line.split() if self._segmenter is None else self._segmenter.encode(line, out_type=str)
+        )
+        tokens: Tensor = self.task.source_dictionary.encode_line(
+            " ".join(pieces), add_if_not_exist=False
+        ).long()
+        if len(tokens) > self._max_source_length:
+            raise InputError(
+                f"line {number + 1} has {len(tokens)} pieces, and the models read at most "
+                f"{self._max_source_length}; split it into sentences"
+            )
+        return tokens
+
+
+def _explain(error: Exception, paths: str, data: str | Path) -> Exception:
+    if isinstance(error, RuntimeError) and "size mismatch" in str(error):
+        return InputError(
+            f"{paths}: trained with other dictionaries than those in {data}; give the folder of the "
+            f"data that the model was trained on ({error})"
+        )
+    return explain(error, paths)
+
+
+def _require_files(*paths: str | Path) -> None:
+    for path in paths:
+        if not Path(path).is_file():
+            raise InputError(f"{path}: no such file")

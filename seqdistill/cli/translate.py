@@ -1,0 +1,247 @@
+"""``seqdistill translate``: text with its uncertainty, and an alarm when it is out of domain."""
+
+import argparse
+import json
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
+from itertools import islice
+from typing import IO, TYPE_CHECKING, Any
+
+from seqdistill.assessment.hypothesis_sets import describe_model, read_best
+from seqdistill.assessment.threshold import ood_threshold
+from seqdistill.cli.common import add_output_options, add_verb, refuse_existing
+from seqdistill.errors import InputError, UsageError
+from seqdistill.files import atomic_write
+from seqdistill.hypotheses import Hypothesis, ModelInfo
+from seqdistill.student import PREDICTIVES
+from seqdistill.uncertainty.measures import MEASURES, measures_of
+
+if TYPE_CHECKING:
+    from fairseq_plugins.generation.translator import Translator
+
+_DESCRIPTION = """\
+Translate lines of text with a fairseq checkpoint or an ensemble, and say how uncertain each is.
+
+Reads one sentence a line from stdin and writes one JSON object a line: the hypothesis with its
+text and uncertainty (the fields of --uncertainty-output), and
+  ood          true if the measure is above the threshold, null if there is none
+  ood_measure  its name
+  threshold    given, or calibrated on the in-domain sentences of --calibrate"""
+
+_EXAMPLE = """\
+seqdistill translate --path student.pt --data data-bin -s en -t de \\
+    --sentencepiece-model spm.model --calibrate valid.jsonl < news.en > news.jsonl"""
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add the verb to the main parser."""
+    parser = add_verb(
+        subparsers,
+        "translate",
+        description=_DESCRIPTION,
+        example=_EXAMPLE,
+    )
+    models = parser.add_argument_group("models")
+    models.add_argument(
+        "--path",
+        required=True,
+        metavar="A.pt[:B.pt…]",
+        help="checkpoints with colons between them: an ensemble, one model, or a Dirichlet student",
+    )
+    models.add_argument(
+        "--data",
+        required=True,
+        metavar="DIR",
+        help="folder with dict.SOURCE.txt and dict.TARGET.txt, as fairseq-preprocess makes it",
+    )
+    models.add_argument(
+        "-s", "--source-lang", required=True, metavar="SOURCE", help="source language"
+    )
+    models.add_argument(
+        "-t", "--target-lang", required=True, metavar="TARGET", help="target language"
+    )
+    models.add_argument(
+        "--sentencepiece-model",
+        metavar="FILE",
+        help="segments the lines; without it they must come in pieces, with spaces between",
+    )
+    models.add_argument(
+        "--predictive",
+        choices=PREDICTIVES,
+        help="what a Dirichlet student decodes with (default: what its checkpoint says)",
+    )
+    models.add_argument("--cpu", action="store_true", help="stay on the CPU")
+    search = parser.add_argument_group("search")
+    search.add_argument("--beam", type=_positive, default=5, metavar="N", help="size of the beam")
+    search.add_argument(
+        "--max-len-a",
+        type=float,
+        default=1.2,
+        metavar="A",
+        help="at most A · source length + B pieces",
+    )
+    search.add_argument("--max-len-b", type=int, default=10, metavar="B", help="see --max-len-a")
+    search.add_argument(
+        "--batch-size", type=_positive, default=32, metavar="N", help="lines decoded together"
+    )
+    alarm = parser.add_argument_group("out-of-domain alarm")
+    source = alarm.add_mutually_exclusive_group()
+    source.add_argument(
+        "--calibrate",
+        metavar="FILE",
+        help="JSONL of in-domain sentences, decoded with the same models",
+    )
+    source.add_argument("--threshold", type=float, metavar="X", help="the measure's threshold")
+    alarm.add_argument(
+        "--false-positive-rate",
+        type=float,
+        default=0.05,
+        metavar="RATE",
+        help="share of the in-domain sentences of --calibrate that may raise the alarm",
+    )
+    alarm.add_argument(
+        "--measure", default="total_uncertainty", metavar="NAME", help=f"of {', '.join(MEASURES)}"
+    )
+    add_output_options(parser, what="write here instead of to stdout")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Translate stdin; returns the exit status."""
+    refuse_existing(args.output, overwrite=args.overwrite)
+    alarm = _alarm(args)
+    translator = _load(args)
+    alarm.check(translator.model)
+    print(f"decoding with {describe_model(translator.model)}", file=sys.stderr)
+
+    # Somebody who types wants an answer to each line.
+    batch_size = 1 if sys.stdin.isatty() else args.batch_size
+    to_file = args.output is not None
+    output = (
+        atomic_write(args.output, overwrite=args.overwrite) if to_file else nullcontext(sys.stdout)
+    )
+    count = alarms = 0
+    with output as handle:
+        for hypothesis in _progress(_translated(translator, sys.stdin, batch_size)):
+            is_ood = alarm.is_raised(hypothesis)
+            _write(handle, hypothesis, is_ood, alarm)
+            count += 1
+            alarms += bool(is_ood)
+    summary = f"{count} sentences"
+    if alarm.threshold is not None:
+        summary += f", {alarms} with {alarm.measure} above {alarm.threshold:.4f}"
+    print(summary, file=sys.stderr)
+    return 0
+
+
+@dataclass(frozen=True)
+class _Alarm:
+    """A measure, the threshold above which it raises the alarm, and the models it was set for."""
+
+    measure: str
+    threshold: float | None
+    model: ModelInfo | None
+
+    def check(self, model: ModelInfo) -> None:
+        """Raise an :class:`InputError` unless the alarm fits the models that decode."""
+        if self.measure not in measures_of(model.kind):
+            raise InputError(
+                f"{describe_model(model)} has no {self.measure}; choose a --measure of "
+                f"{', '.join(measures_of(model.kind))}"
+            )
+        if self.model is not None and self.model != model:
+            raise InputError(
+                f"--calibrate was decoded by {describe_model(self.model)}, and --path is "
+                f"{describe_model(model)}; their uncertainties do not compare, so decode the "
+                "in-domain sentences with the same models"
+            )
+
+    def is_raised(self, hypothesis: Hypothesis) -> bool | None:
+        """Return whether a sentence is out of domain, None without a threshold."""
+        if self.threshold is None:
+            return None
+        return hypothesis.uncertainty[self.measure] > self.threshold
+
+
+def _alarm(args: argparse.Namespace) -> _Alarm:
+    if args.measure not in MEASURES:
+        raise UsageError(f"--measure {args.measure}: unknown; known are {', '.join(MEASURES)}")
+    if args.calibrate is None:
+        return _Alarm(args.measure, args.threshold, None)
+    in_domain = read_best(args.calibrate)
+    scores = [h.uncertainty.get(args.measure) for h in in_domain]
+    if None in scores:
+        raise InputError(
+            f"{args.calibrate}: sentence {in_domain[scores.index(None)].id} has no {args.measure}; "
+            f"choose a --measure of {', '.join(in_domain[0].uncertainty)}"
+        )
+    threshold = ood_threshold(scores, args.false_positive_rate)
+    print(
+        f"threshold {threshold:.4f} of {args.measure}: at most {args.false_positive_rate:.1%} of "
+        f"{len(scores)} in-domain sentences are above it",
+        file=sys.stderr,
+    )
+    return _Alarm(args.measure, threshold, in_domain[0].model)
+
+
+def _load(args: argparse.Namespace) -> "Translator":
+    for name in ("fairseq", "fairseq_plugins"):  # chatty already while they are imported
+        logging.getLogger(name).setLevel(logging.WARNING)
+    with warnings.catch_warnings():
+        # fairseq uses what torch and Python have deprecated; nobody who translates can mend it.
+        warnings.simplefilter("ignore")
+        try:
+            from fairseq_plugins.generation.translator import Translator
+        except ImportError as error:
+            raise InputError(
+                f'translation needs fairseq: pip install "seqdistill[fairseq]" ({error})'
+            ) from error
+        return Translator(
+            [path for path in args.path.split(os.pathsep) if path],
+            args.data,
+            args.source_lang,
+            args.target_lang,
+            sentencepiece_model=args.sentencepiece_model,
+            beam=args.beam,
+            max_len_a=args.max_len_a,
+            max_len_b=args.max_len_b,
+            predictive=args.predictive,
+            use_cpu=args.cpu,
+        )
+
+
+def _translated(
+    translator: "Translator", lines: Iterable[str], batch_size: int
+) -> Iterator[Hypothesis]:
+    """Yield the hypotheses of all lines, in their order, a batch at a time."""
+    stripped = (line.rstrip("\r\n") for line in lines)
+    count = 0
+    while batch := list(islice(stripped, batch_size)):
+        yield from translator.translate(batch, first_id=count)
+        count += len(batch)
+
+
+def _progress(hypotheses: Iterator[Hypothesis]) -> Iterable[Hypothesis]:
+    from tqdm import tqdm
+
+    # disable=None: no bar where stderr is no terminal.
+    bar: Iterable[Hypothesis] = tqdm(hypotheses, unit=" sentences", file=sys.stderr, disable=None)
+    return bar
+
+
+def _write(handle: IO[str], hypothesis: Hypothesis, is_ood: bool | None, alarm: _Alarm) -> None:
+    record = asdict(hypothesis)
+    record |= {"ood": is_ood, "ood_measure": alarm.measure, "threshold": alarm.threshold}
+    handle.write(json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n")
+    handle.flush()
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"expected a number of at least 1, got {number}")
+    return number
