@@ -58,19 +58,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--size", type=int, default=4000, help="pieces of a trained model")
     parser.add_argument("--character-coverage", type=float, default=1.0)
     given = parser.parse_args(arguments)
-
-    given.output.mkdir(parents=True, exist_ok=True)
     model = given.output / "spm.model"
-    if given.model is not None:
-        if not given.model.is_file():
-            raise InputError(f"{given.model}: no such sentencepiece model (data.pieces.model)")
-        shutil.copyfile(given.model, model)
-    else:
-        texts = [given.text / f"train.{language}" for language in given.languages]
-        train_model(texts, model, given.size, given.character_coverage)
-    for text in sorted(given.text.iterdir()):
-        if text.suffix.removeprefix(".") in given.languages:
-            encode(model, text, given.output / text.name)
+    try:
+        if given.model is None:
+            texts = [given.text / f"train.{language}" for language in given.languages]
+            train_model(texts, model, given.size, given.character_coverage)
+        else:
+            model.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(given.model, model)
+        for text in sorted(given.text.iterdir()):
+            if text.suffix.removeprefix(".") in given.languages:
+                encode(model, text, given.output / text.name)
+    except (InputError, OSError) as error:
+        parser.exit(1, f"error: {error}\n")
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from recipes.common.progress import decoding_progress, training_progress
-from recipes.common.recipe import REPOSITORY, Arguments, Recipe
+from recipes.common.recipe import Arguments, Recipe, data_files
 from recipes.common.steps import Step
 from seqdistill.errors import InputError
 
@@ -86,7 +86,7 @@ def data_steps(recipe: Recipe, work: WorkFolder) -> list[Step]:
     """Stage 1: text, pieces, binarised sets."""
     source, target = recipe.languages
     folder = Path("recipes") / recipe.name
-    cut = recipe.data.pieces
+    given = recipe.given
     sets = ("train", "valid", "test", *recipe.data.ood)
     text = Step(
         "text",
@@ -96,32 +96,33 @@ def data_steps(recipe: Recipe, work: WorkFolder) -> list[Step]:
             "--target-lang", target, "--output", str(work.text),
             "--options", json.dumps(recipe.data.options),
         ),
-        (folder / "*.py", Path("recipes/common/text.py")),
+        (folder / "*.py", Path("recipes/common/text.py"), *data_files(recipe)),
         tuple(work.text / f"{name}.{source}" for name in sets),
         work.text,
     )  # fmt: skip
     command = ["python", "-m", "recipes.common.pieces", "--text", str(work.text)]
     command += ["--output", str(work.pieces), "--languages", source, target]
-    if cut.model is not None:
-        command += ["--model", cut.model]
+    if given is not None:
+        command += ["--model", given.model]
     else:
+        cut = recipe.data.pieces
         command += ["--size", str(cut.size), "--character-coverage", str(cut.character_coverage)]
     pieces = Step(
         "pieces",
         1,
         tuple(command),
-        (work.text / "*.*", *_given(cut.model)),
+        (work.text / "*.*", *([Path(given.model)] if given else [])),
         tuple(work.pieces / path.name for path in text.outputs),
         work.pieces,
     )
     command = ["python", "-m", "recipes.common.binarise", "--pieces", str(work.pieces)]
     command += ["--output", str(work.binarised), "--languages", source, target]
-    command += ["--dictionary", cut.dictionary] if cut.dictionary is not None else []
+    command += ["--dictionary", given.dictionary] if given else []
     binarise = Step(
         "binarise",
         1,
         tuple(command),
-        (work.pieces / "*.*", *_given(cut.dictionary)),
+        (work.pieces / "*.*", *([Path(given.dictionary)] if given else [])),
         (
             *(work.binarised / f"dict.{language}.txt" for language in (source, target)),
             *(
@@ -136,7 +137,7 @@ def data_steps(recipe: Recipe, work: WorkFolder) -> list[Step]:
 
 def teacher_steps(recipe: Recipe, work: WorkFolder) -> list[Step]:
     """Stage 2: independent trainings that differ in their seed; none when teachers are given."""
-    if recipe.teachers.mode == "given":
+    if recipe.given is not None:
         return []
     return [
         training_step(
@@ -290,9 +291,8 @@ def model_path(recipe: Recipe, work: WorkFolder, name: str) -> Path:
     """The checkpoint of a teacher or student, by name."""
     if name in recipe.students.each:
         return work.trained("students", name)
-    if recipe.teachers.mode == "given":
-        given = Path(recipe.teachers.checkpoints[recipe.teacher_names.index(name)])
-        return given if given.is_absolute() else REPOSITORY / given
+    if recipe.given is not None:
+        return Path(recipe.given.checkpoints[recipe.teacher_names.index(name)])
     return work.trained("teachers", name)
 
 
@@ -315,7 +315,3 @@ def render(arguments: Arguments, step_name: str) -> list[str]:
         if value is not True:
             words += [str(item) for item in (value if isinstance(value, list) else [value])]
     return words
-
-
-def _given(path: str | None) -> tuple[Path, ...]:
-    return () if path is None else (Path(path),)

@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from recipes.common.config import build, merge, parse_setting, read_yaml, unknown
@@ -23,17 +24,13 @@ Arguments = dict[str, Any]
 
 @dataclass(frozen=True)
 class Pieces:
-    """The joint sentencepiece model and dictionary.
+    """The joint sentencepiece model that is trained, unless given teachers bring theirs.
 
     Attributes:
-        model: a given model; None trains one on both sides of the training text.
-        dictionary: the fairseq dictionary that belongs to a given model; None makes one.
-        size: pieces of a trained model.
-        character_coverage: share of characters that a trained model keeps.
+        size: number of pieces.
+        character_coverage: share of characters that get a piece.
     """
 
-    model: str | None = None
-    dictionary: str | None = None
     size: int = 4000
     character_coverage: float = 1.0
 
@@ -57,19 +54,34 @@ class Data:
 
 
 @dataclass(frozen=True)
+class GivenTeachers:
+    """Teachers that exist already, with what their pieces are made by.
+
+    Attributes:
+        checkpoints: one file a teacher.
+        model: their sentencepiece model.
+        dictionary: their fairseq dictionary, of both languages.
+    """
+
+    checkpoints: list[str]
+    model: str
+    dictionary: str
+
+
+@dataclass(frozen=True)
 class Teachers:
     """Stage 2.
 
     Attributes:
         mode: ``train`` or ``given``.
+        given: the given ones.
         count: how many to train; their seeds are ``seed``, ``seed`` + 1, ….
-        checkpoints: the given ones.
         arguments: options of fairseq-train, over those of all trainings.
     """
 
     mode: str = "train"
+    given: GivenTeachers | None = None
     count: int = 3
-    checkpoints: list[str] = field(default_factory=list)
     arguments: Arguments = field(default_factory=dict)
 
 
@@ -153,6 +165,7 @@ class Recipe:
         reference: the system that students are compared with (fidelity).
         name: the recipe's folder; not a key of the file.
         scale: the scale that was chosen, ``full`` if none; not a key of the file.
+        data_root: the data folder, where the recipe speaks of one; not a key of the file.
     """
 
     title: str
@@ -169,6 +182,7 @@ class Recipe:
     threads: int = 1
     name: str = field(default="", metadata={"in_file": False})
     scale: str = field(default="full", metadata={"in_file": False})
+    data_root: str | None = field(default=None, metadata={"in_file": False})
 
     @property
     def languages(self) -> tuple[str, str]:
@@ -176,10 +190,14 @@ class Recipe:
         return self.data.source_lang, self.data.target_lang
 
     @property
+    def given(self) -> GivenTeachers | None:
+        """The given teachers; None when teachers are to be trained."""
+        return self.teachers.given if self.teachers.mode == "given" else None
+
+    @property
     def teacher_names(self) -> list[str]:
         """``teacher1``, ``teacher2``, …, given or to be trained."""
-        given = self.teachers.mode == "given"
-        count = len(self.teachers.checkpoints) if given else self.teachers.count
+        count = self.teachers.count if self.given is None else len(self.given.checkpoints)
         return [f"teacher{number}" for number in range(1, count + 1)]
 
     def models_of(self, system: str) -> list[str]:
@@ -217,10 +235,15 @@ def load(folder: str | Path, settings: Sequence[str] = (), data_root: str | None
             raise unknown("scale", str(scale), ["full", *scales])
         values = merge(values, scales[scale])
     values = merge(values, changes)
-    values = _replace_data_root(values, find_data_root(data_root))
-    recipe = replace(build(Recipe, values), name=folder.name, scale=str(scale))
+    root = str(find_data_root(data_root)) if DATA_ROOT in json.dumps(values) else None
+    recipe = replace(
+        build(Recipe, _replace_data_root(values, root)),
+        name=folder.name,
+        scale=str(scale),
+        data_root=root,
+    )
     _check_names(recipe)
-    build(data_options(recipe), recipe.data.options, "data.options")
+    build(data_module(recipe).DataOptions, recipe.data.options, "data.options")
     return recipe
 
 
@@ -233,15 +256,36 @@ def read_resolved(path: Path) -> Recipe:
     if not path.is_file():
         raise InputError(f"{path}: no such file; expected the work folder of a recipe that ran")
     values = json.loads(path.read_text(encoding="utf-8"))
-    names = {key: values.pop(key, "") for key in ("name", "scale")}
+    names = {key: values.pop(key, None) for key in ("name", "scale", "data_root")}
     return replace(build(Recipe, values), **names)
 
 
-def data_options(recipe: Recipe) -> type[Any]:
-    """Return the class of the options of a recipe's ``data.py``."""
-    module = importlib.import_module(f"recipes.{recipe.name}.data")
-    options: type[Any] = module.DataOptions
-    return options
+def require_data_root(recipe: Recipe) -> None:
+    """Check that the data folder is there, where the recipe needs one.
+
+    Raises:
+        InputError: it is not; the message says how to name it.
+    """
+    if recipe.data_root is not None and not Path(recipe.data_root).is_dir():
+        raise InputError(
+            f"the recipe {recipe.name} needs real data, and there is no folder "
+            f"{recipe.data_root}; say where it is with --data-root FOLDER or the environment "
+            f"variable SEQDISTILL_DATA_ROOT (recipes/{recipe.name}/README.md lists its files)"
+        )
+
+
+def data_module(recipe: Recipe) -> ModuleType:
+    """Return a recipe's ``data.py``."""
+    return importlib.import_module(f"recipes.{recipe.name}.data")
+
+
+def data_files(recipe: Recipe) -> list[Path]:
+    """Return the files that a recipe's text is made from, as its ``data.py`` names them."""
+    module = data_module(recipe)
+    if not hasattr(module, "source_files"):
+        return []
+    options = build(module.DataOptions, recipe.data.options, "data.options")
+    return list(module.source_files(options))
 
 
 def find_data_root(given: str | None) -> Path:
@@ -250,9 +294,11 @@ def find_data_root(given: str | None) -> Path:
     return Path(chosen).expanduser().resolve() if chosen else REPOSITORY.parent / "shared" / "data"
 
 
-def _replace_data_root(value: Any, root: Path) -> Any:
+def _replace_data_root(value: Any, root: str | None) -> Any:
+    if root is None:
+        return value
     if isinstance(value, str):
-        return value.replace(DATA_ROOT, str(root))
+        return value.replace(DATA_ROOT, root)
     if isinstance(value, Mapping):
         return {key: _replace_data_root(item, root) for key, item in value.items()}
     if isinstance(value, list):
@@ -264,8 +310,10 @@ def _check_names(recipe: Recipe) -> None:
     """Check what types cannot: that names refer to something, and numbers make sense."""
     if recipe.teachers.mode not in ("train", "given"):
         raise InputError(f"teachers.mode must be train or given, got {recipe.teachers.mode!r}")
+    if recipe.teachers.mode == "given" and recipe.given is None:
+        raise InputError("teachers.mode is given, so teachers.given has to say which")
     if not recipe.teacher_names:
-        raise InputError("there are no teachers; give teachers.checkpoints or set teachers.count")
+        raise InputError("there are no teachers; set teachers.count or teachers.given.checkpoints")
     for key, number in {"jobs": recipe.jobs, "threads": recipe.threads}.items():
         if number < 1:
             raise InputError(f"{key} must be at least 1, got {number}")

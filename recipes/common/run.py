@@ -15,7 +15,7 @@ from types import FrameType
 
 from recipes.common.plan import WorkFolder, make_plan
 from recipes.common.progress import Display, duration
-from recipes.common.recipe import REPOSITORY, Recipe, load
+from recipes.common.recipe import REPOSITORY, Recipe, load, require_data_root
 from recipes.common.runner import Runner, StepError, only_one_run
 from recipes.common.steps import STAGES, Stamps, Step, missing_inputs
 from seqdistill.errors import InputError, UsageError
@@ -60,6 +60,7 @@ def _run(given: argparse.Namespace, display: Display, started: float) -> int:
     if given.dry_run:
         print_plan(chosen, Stamps(work.root / "stamps"))
         return 0
+    require_data_root(recipe)
     with only_one_run(work.root):
         with atomic_write(work.recipe) as handle:
             json.dump(dataclasses.asdict(recipe), handle, indent=2, ensure_ascii=False)

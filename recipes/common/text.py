@@ -3,7 +3,8 @@
 A recipe's ``data.py`` defines a frozen dataclass ``DataOptions`` and a function
 ``write_text(options, folder, source_lang, target_lang)`` and ends with ``main(DataOptions,
 write_text)``. It writes one sentence a line to ``train``, ``valid``, ``test`` and one file a
-further set: ``<set>.<source_lang>`` and, where a reference exists, ``<set>.<target_lang>``.
+further set: ``<set>.<source_lang>`` and, where a reference exists, ``<set>.<target_lang>``. Where
+it reads files, a function ``source_files(options)`` lists them, so that the runner sees a change.
 """
 
 import argparse
@@ -91,5 +92,8 @@ def main(
     parser.add_argument("--target-lang", required=True)
     parser.add_argument("--output", required=True, type=Path, metavar="FOLDER")
     given = parser.parse_args(arguments)
-    options = build(options_class, json.loads(given.options), "data.options")
-    write_text(options, given.output, given.source_lang, given.target_lang)
+    try:
+        options = build(options_class, json.loads(given.options), "data.options")
+        write_text(options, given.output, given.source_lang, given.target_lang)
+    except InputError as error:
+        parser.exit(1, f"error: {error}\n")

@@ -22,43 +22,59 @@ class DataOptions:
     seed: int = 1
 
 
+TRAINING = "tatoeba_ende/{split}.{language}"
+"""The training domain, in splits train, valid and test."""
+
+PARALLEL = {
+    "news": ("ntrex_ende/ntrex.en", "ntrex_ende/ntrex.de"),
+    "interface": ("godot_ende/godot.en", "godot_ende/godot.de"),
+    "wikipedia": ("mlqe_pe_ende/test20.src", "mlqe_pe_ende/test20.pe"),
+}
+"""Other domains with German references."""
+
+SOURCE_ONLY = {
+    "medical": "tico19_enfr/tico19.en",
+    "german_source": "tatoeba_ende/test.de",
+    "french_source": "ntrex_ende/ntrex.fr",
+}
+"""Another domain and other languages; there is no reference, or none that makes sense."""
+
+
+def source_files(options: DataOptions) -> list[Path]:
+    """Return every file that the text is made from."""
+    names = [
+        TRAINING.format(split=split, language=language)
+        for split in ("train", "valid", "test")
+        for language in ("en", "de")
+    ]
+    names += [name for pair in PARALLEL.values() for name in pair]
+    names += SOURCE_ONLY.values()
+    return [Path(options.root) / "mt" / name for name in dict.fromkeys(names)]
+
+
 def write_text(options: DataOptions, folder: Path, source_lang: str, target_lang: str) -> None:
     """Write train, valid, test and the out-of-domain sets to ``folder``.
 
     Raises:
-        InputError: the data folder or a file of it is missing.
+        InputError: a file of the data folder is missing, or ``ood_lines`` is below 1.
     """
-    root = Path(options.root) / "mt"
-    if not root.is_dir():
-        raise InputError(
-            f"{root}: no such folder. The recipe reads its parallel text from there; say where "
-            "the data is with --data-root or SEQDISTILL_DATA_ROOT (recipes/tatoeba_en_de/"
-            "README.md lists the files)"
-        )
     if options.ood_lines < 1:
         raise InputError(f"data.options.ood_lines must be at least 1, got {options.ood_lines}")
 
     def lines(name: str, limit: int | None = options.ood_lines) -> list[str]:
-        return read_lines(root / name, limit)
+        return read_lines(Path(options.root) / "mt" / name, limit)
 
     for split in ("train", "valid", "test"):
-        source, target = (lines(f"tatoeba_ende/{split}.{lang}", None) for lang in ("en", "de"))
+        source, target = (
+            lines(TRAINING.format(split=split, language=language), None)
+            for language in ("en", "de")
+        )
         write_parallel(folder, split, (source_lang, source), (target_lang, target))
-
-    # Other domains, with German references where the source has them.
-    for name, prefix in {
-        "news": "ntrex_ende/ntrex.{}",
-        "interface": "godot_ende/godot.{}",
-    }.items():
-        source, target = (lines(prefix.format(lang)) for lang in ("en", "de"))
-        write_parallel(folder, name, (source_lang, source), (target_lang, target))
-    source, target = lines("mlqe_pe_ende/test20.src"), lines("mlqe_pe_ende/test20.pe")
-    write_parallel(folder, "wikipedia", (source_lang, source), (target_lang, target))
-    write_lines(folder / f"medical.{source_lang}", lines("tico19_enfr/tico19.en"))
-
-    # Not English at all, and English words without English grammar: no reference makes sense.
-    write_lines(folder / f"german_source.{source_lang}", lines("tatoeba_ende/test.de"))
-    write_lines(folder / f"french_source.{source_lang}", lines("ntrex_ende/ntrex.fr"))
+    for name, (source_name, target_name) in PARALLEL.items():
+        sides = (source_lang, lines(source_name)), (target_lang, lines(target_name))
+        write_parallel(folder, name, *sides)
+    for name, source_name in SOURCE_ONLY.items():
+        write_lines(folder / f"{name}.{source_lang}", lines(source_name))
     permuted = permute_words(lines("tatoeba_ende/test.en"), options.seed)
     write_lines(folder / f"permuted.{source_lang}", permuted)
 

@@ -1,0 +1,14 @@
+#!/usr/bin/env bash
+# Every check that a change has to pass: style, types, tests. Sets the environment up if need be.
+# Arguments go to pytest: bash scripts/test.sh -m "not slow" tests/unit
+set -euo pipefail
+
+root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)"
+bash "$root/scripts/setup.sh"
+cd "$root"
+bin="${SEQDISTILL_VENV:-$root/.venv}/bin"
+
+"$bin/ruff" check .
+"$bin/ruff" format --check .
+"$bin/mypy"
+exec "$bin/python" -m pytest "$@"
