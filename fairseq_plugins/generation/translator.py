@@ -146,8 +146,8 @@ class Translator:
 def _explain(error: Exception, paths: str, data: str | Path) -> Exception:
     if isinstance(error, RuntimeError) and "size mismatch" in str(error):
         return InputError(
-            f"{paths}: trained with other dictionaries than those in {data}; give the folder of the "
-            f"data that the model was trained on ({error})"
+            f"{paths}: trained with other dictionaries than those in {data}; give the folder of "
+            f"the data that the model was trained on ({error})"
         )
     return explain(error, paths)
 
