@@ -16,9 +16,10 @@ if seqdistill.__version__ != __version__:
         "install this checkout (pip install -e .)."
     )
 
-from fairseq_plugins import checkpoints
+from fairseq_plugins import checkpoints, cpu_ddp
 
 checkpoints.allow_list_fairseq_globals()
+cpu_ddp.install()
 
 # fairseq imports tasks/ and models/ of a --user-dir by itself, criterions/ it does not; and none
 # of them when this package is imported from Python.

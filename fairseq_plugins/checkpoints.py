@@ -21,15 +21,10 @@ def allow_list_fairseq_globals() -> None:
     """
     dtypes = [getattr(np.dtypes, f"{name}DType") for name in ("Float32", "Float64", "Int64")]
     array = np.zeros(1)
+    # numpy's _reconstruct and scalar, wherever this numpy keeps them.
+    rebuild: list[Any] = [array.__reduce__()[0], array[0].__reduce__()[0]]
     torch.serialization.add_safe_globals(
-        [
-            argparse.Namespace,
-            np.dtype,
-            np.ndarray,
-            *dtypes,
-            array.__reduce__()[0],  # numpy's _reconstruct, wherever this numpy keeps it
-            array[0].__reduce__()[0],  # numpy's scalar
-        ]
+        [argparse.Namespace, np.dtype, np.ndarray, *dtypes, *rebuild]
     )
 
 

@@ -4,7 +4,7 @@ import glob
 import inspect
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +60,8 @@ class TeacherEnsemble:
         source_dictionary: the training's; every member must have been trained with it.
         target_dictionary: likewise.
         dtype: ``float32``, ``float16`` or ``bfloat16``; log-probabilities are float32 always.
+        cache_gib: keep the statistics of batches in the computer's memory up to this size, so that
+            the members run in the first epoch only; 0 keeps none.
 
     Raises:
         InputError: a checkpoint is bad or does not fit the dictionaries.
@@ -71,9 +73,12 @@ class TeacherEnsemble:
         source_dictionary: Dictionary,
         target_dictionary: Dictionary,
         dtype: str = "float32",
+        cache_gib: float = 0.0,
     ) -> None:
         self.paths = list(paths)
         self.models: list[nn.Module] = []
+        self._cache: dict[Hashable, EnsembleStatistics] = {}
+        self._cache_bytes_left = int(cache_gib * 2**30)
         for path in self.paths:
             model = load_member(path, source_dictionary, target_dictionary)
             model.requires_grad_(False)
@@ -86,6 +91,7 @@ class TeacherEnsemble:
         net_input: dict[str, Any],
         token_mask: Tensor,
         temperature: float = 1.0,
+        batch: Hashable = None,
     ) -> EnsembleStatistics:
         """Return the statistics of the tokens that count.
 
@@ -93,6 +99,7 @@ class TeacherEnsemble:
             net_input: fairseq's, on the device of the training; the members follow it there.
             token_mask: (B, T) True where a token counts, N of them.
             temperature: of the teachers.
+            batch: what tells this batch from others (its sentences), to cache by; None: no cache.
 
         Returns:
             Statistics of shape (N, V) and (N).
@@ -100,7 +107,11 @@ class TeacherEnsemble:
         Raises:
             InputError: a member gave NaN (it is named).
         """
+        key = (batch, temperature)
+        if batch is not None and key in self._cache:
+            return self._cache[key].to(token_mask.device)
         accumulator = StatisticsAccumulator(temperature)
+        model: Any
         for path, model in zip(self.paths, self.models, strict=True):
             if next(model.parameters()).device != token_mask.device:
                 model.to(token_mask.device)
@@ -108,12 +119,17 @@ class TeacherEnsemble:
             accumulator.add(
                 model.get_normalized_probs((logits.float(), None), log_probs=True), path
             )
-        return accumulator.statistics()
+        statistics = accumulator.statistics()
+        size = 2 * statistics.mean_probs.numel() * statistics.mean_probs.element_size()
+        if batch is not None and size <= self._cache_bytes_left:
+            self._cache[key] = statistics.to("cpu")
+            self._cache_bytes_left -= size
+        return statistics
 
 
-def token_logits(model: nn.Module, net_input: dict[str, Any], token_mask: Tensor) -> Tensor:
+def token_logits(model: Any, net_input: dict[str, Any], token_mask: Tensor) -> Tensor:
     """Return the (N, V) logits of the counted tokens; projects only those where it can."""
-    decoder = getattr(model, "decoder", None)
+    decoder: Any = getattr(model, "decoder", None)
     takes_features = "features_only" in inspect.signature(model.forward).parameters
     if takes_features and getattr(decoder, "adaptive_softmax", None) is None:
         features, _ = model(**net_input, features_only=True)

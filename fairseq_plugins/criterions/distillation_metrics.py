@@ -52,13 +52,13 @@ def logging_output(
     }
     for short, name in _CORRELATED.items():
         output[f"ensemble_{short}"] = getattr(statistics, name).sum()
-    if head.kind == "dirichlet":
+    if head.offset is not None:
         precision = precision_of(logits, head.offset)
         output["_precision_histogram"] = log_histogram(precision, PRECISION_BINS)
     if not detailed:
         return output
     student: dict[str, Tensor] = {}
-    if head.kind == "dirichlet":
+    if head.offset is not None:
         uncertainty = dirichlet_uncertainty(logits, head.offset)
         student = {short: getattr(uncertainty, name) for short, name in _CORRELATED.items()}
     student["tu_predictive"] = -(log_probs.exp() * log_probs).sum(-1)

@@ -33,6 +33,13 @@ class EnsembleTeacherTranslationConfig(TranslationConfig):
         default="float32",
         metadata={"help": "precision of the teachers' forward pass; statistics are float32"},
     )
+    ensemble_cache_gib: float = field(
+        default=0.0,
+        metadata={
+            "help": "keep the ensemble's statistics of training batches in memory up to this many "
+            "GiB (8 bytes x vocabulary a token), so that the teachers run in the first epoch only"
+        },
+    )
     student_init: Optional[str] = field(  # noqa: UP045 (fairseq reads the annotation)
         default=None,
         metadata={
@@ -122,6 +129,7 @@ class EnsembleTeacherTranslationTask(TranslationTask):
             self.source_dictionary,
             self.target_dictionary,
             self.cfg.ensemble_dtype,
+            self.cfg.ensemble_cache_gib,
         )
         if self._student is not None:
             attach_head(self._student, self.student_head)

@@ -100,7 +100,7 @@ class _RowLoss(torch.autograd.Function):
         kept = torch.float32 if flat.dtype == torch.float16 else flat.dtype
         gradient = torch.zeros_like(flat, dtype=kept) if wants_gradient else None
         total = torch.zeros((), dtype=torch.float64, device=flat.device)
-        for chunk in index.split(max(1, _CHUNK_ELEMENTS // V)):
+        for chunk in torch.split(index, max(1, _CHUNK_ELEMENTS // V)):
             z = flat[chunk].to(dtype)
             target = tuple(t[chunk].to(dtype) if t.is_floating_point() else t[chunk] for t in rows)
             loss, derivative = row_function(z, target, wants_gradient)

@@ -5,7 +5,7 @@ C = Σ_m Σ_v p_m ln p_m, (...)), so an ensemble of any size costs two vocabular
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
@@ -39,13 +39,20 @@ class EnsembleStatistics:
     members: int
     temperature: float = 1.0
 
+    def to(self, device: torch.device | str) -> "EnsembleStatistics":
+        """Return the statistics on a device; themselves if they are there already."""
+        moved = {
+            f.name: value.to(device)
+            for f in fields(self)
+            if isinstance(value := getattr(self, f.name), Tensor)
+        }
+        return replace(self, **moved)
+
 
 class StatisticsAccumulator:
     """The three sums over members; add members one at a time, then ask for the statistics.
 
-    Two accumulators over different members of one ensemble can be merged by adding their sums
-    (``mean_probs_sum``, ``log_probs_sum``, ``negative_entropy_sum``, ``count``), which is also how
-    members spread over processes are combined.
+    The sums add: members spread over processes are combined by adding :attr:`sums` and ``count``.
 
     Args:
         temperature: members are read as softmax(ln p_m / T); 1 leaves them alone.
@@ -58,9 +65,8 @@ class StatisticsAccumulator:
         self.temperature = float(temperature)
         self.token_mask = token_mask
         self.count = 0
-        self.mean_probs_sum: Tensor | None = None
-        self.log_probs_sum: Tensor | None = None
-        self.negative_entropy_sum: Tensor | None = None
+        #: A = Σ p_m and B = Σ ln p_m, (..., V), and C = Σ_m Σ_v p_m ln p_m, (...).
+        self.sums: tuple[Tensor, Tensor, Tensor] | None = None
         self._names: list[str] = []
         self._nan_tokens: list[Tensor] = []
 
@@ -89,19 +95,16 @@ class StatisticsAccumulator:
             invalid = invalid & self.token_mask
         # Counted on the device and read once, in statistics(): no synchronisation per member.
         self._nan_tokens.append(invalid.sum())
-        if self.mean_probs_sum is None:
-            self.mean_probs_sum = probs
-            self.log_probs_sum = log_probs.clone()
-            self.negative_entropy_sum = negative_entropy
+        if self.sums is None:
+            self.sums = probs, log_probs.clone(), negative_entropy
         else:
-            if self.mean_probs_sum.shape != probs.shape:
+            if self.sums[0].shape != probs.shape:
                 raise InputError(
                     f"{self._names[-1]} has shape {tuple(probs.shape)}, the members before it "
-                    f"{tuple(self.mean_probs_sum.shape)}; all must share one vocabulary and batch"
+                    f"{tuple(self.sums[0].shape)}; all must share one vocabulary and batch"
                 )
-            self.mean_probs_sum += probs
-            self.log_probs_sum += log_probs
-            self.negative_entropy_sum += negative_entropy
+            for total, term in zip(self.sums, (probs, log_probs, negative_entropy), strict=True):
+                total.add_(term)
         self.count += 1
 
     def statistics(self) -> EnsembleStatistics:
@@ -110,7 +113,7 @@ class StatisticsAccumulator:
         Raises:
             InputError: fewer than two members were added, or one gave NaN (the member is named).
         """
-        if self.count < 2:
+        if self.count < 2 or self.sums is None:
             raise InputError(
                 f"an ensemble needs at least 2 members, got {self.count}; one model has no "
                 "disagreement to distil"
@@ -127,9 +130,8 @@ class StatisticsAccumulator:
                 "(float16 overflows where bfloat16 and float32 do not)"
             )
         M = self.count
-        mean_probs = self.mean_probs_sum / M
-        mean_log_probs = self.log_probs_sum / M
-        data_uncertainty = -self.negative_entropy_sum / M
+        mean_probs, mean_log_probs, negative_entropy = (total / M for total in self.sums)
+        data_uncertainty = -negative_entropy
         finfo = torch.finfo(mean_probs.dtype)
         # Where p̄ = 0 the factor p̄ makes the clamped logarithm irrelevant.
         log_mean = mean_probs.clamp_min(finfo.tiny).log()
@@ -186,6 +188,10 @@ def ensemble_statistics(
         tensor(True)
     """
     accumulator = StatisticsAccumulator(temperature, token_mask)
-    for index, log_probs in enumerate(member_log_probs):
-        accumulator.add(log_probs, names[index] if names is not None else None)
+    for log_probs in member_log_probs:
+        if names is not None and accumulator.count >= len(names):
+            raise InputError(f"got more members than the {len(names)} names; give each member one")
+        accumulator.add(log_probs, names[accumulator.count] if names is not None else None)
+        # The loop's variable would keep this member while the iterable makes the next one.
+        del log_probs
     return accumulator.statistics()
