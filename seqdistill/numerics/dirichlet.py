@@ -42,9 +42,13 @@ class DirichletTerms:
         if offset == 1:
             others = math.log(self.V - 1) - self._largest
             self._row_gap = torch.logaddexp(self._log_sum_gap, others)
+            # Not largest + gap: beside logits of −80 the sum would round y ≈ ln(V − 1) at 1e-5.
+            self.row_z = torch.logaddexp(
+                self.log_sum, torch.full_like(self.log_sum, math.log(self.V - 1))
+            )
         else:
             self._row_gap = self._log_sum_gap
-        self.row_z = self._largest + self._row_gap
+            self.row_z = self.log_sum
 
     @cached_property
     def elements(self) -> ExpGamma:

@@ -6,6 +6,7 @@ C = Σ_m Σ_v p_m ln p_m, (...)), so an ensemble of any size costs two vocabular
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -41,7 +42,7 @@ class EnsembleStatistics:
 
     def to(self, device: torch.device | str) -> "EnsembleStatistics":
         """Return the statistics on a device; themselves if they are there already."""
-        moved = {
+        moved: dict[str, Any] = {
             f.name: value.to(device)
             for f in fields(self)
             if isinstance(value := getattr(self, f.name), Tensor)
