@@ -83,7 +83,7 @@ def add_parser(subparsers: Any) -> None:
         type=float,
         default=1.2,
         metavar="A",
-        help="at most A · source length + B pieces",
+        help="at most A · source length + B pieces, of the longest source decoded together",
     )
     search.add_argument("--max-len-b", type=int, default=10, metavar="B", help="see --max-len-a")
     search.add_argument(

@@ -71,7 +71,7 @@ class Estimator(Protocol):
             temperature: of the distribution that is decoded; the measures stay at 1.
 
         Raises:
-            InputError: NaN or infinity in an output; the member is named.
+            InputError: NaN in an output, or infinity in a logit; the member is named.
         """
         ...
 

@@ -1,6 +1,7 @@
 """Tiny random fairseq transformers and batches, built in memory."""
 
 from argparse import Namespace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -22,6 +23,40 @@ def tiny_dictionary(size: int = VOCABULARY) -> Dictionary:
     return dictionary
 
 
+def tiny_settings() -> Namespace:
+    """The architecture of :func:`tiny_model`, as fairseq saves it in a checkpoint."""
+    args = Namespace(
+        arch="transformer", task="translation", criterion="cross_entropy", optimizer="adam",
+        encoder_layers=1, decoder_layers=1, encoder_embed_dim=16, decoder_embed_dim=16,
+        encoder_ffn_embed_dim=32, decoder_ffn_embed_dim=32, encoder_attention_heads=2,
+        decoder_attention_heads=2, dropout=0.1, max_source_positions=64, max_target_positions=64,
+    )  # fmt: skip
+    base_architecture(args)
+    return args
+
+
+def save_checkpoint(path: Path, model: Any) -> None:
+    """Save a tiny model as fairseq's training does, with its head if it has one."""
+    head = model.student_head
+    torch.save(
+        {
+            "args": tiny_settings(),
+            "model": model.state_dict(),
+            "optimizer_history": [
+                {
+                    "criterion_name": "CrossEntropyCriterion",
+                    "optimizer_name": "FairseqAdam",
+                    "lr_scheduler_state": {},
+                    "num_updates": 1,
+                }
+            ],
+            "extra_state": {"train_iterator": {"epoch": 1}},
+            "task_state": {} if head is None else {"student_head": head.to_dict()},
+        },
+        path,
+    )
+
+
 def tiny_model(
     seed: int,
     dictionary: Dictionary,
@@ -36,12 +71,7 @@ def tiny_model(
         head: what to carry as ``student_head``; None for an ordinary model.
         sharpness: factor of the output layer's weights: random models predict nearly uniformly.
     """
-    args = Namespace(
-        encoder_layers=1, decoder_layers=1, encoder_embed_dim=16, decoder_embed_dim=16,
-        encoder_ffn_embed_dim=32, decoder_ffn_embed_dim=32, encoder_attention_heads=2,
-        decoder_attention_heads=2, dropout=0.1, max_source_positions=64, max_target_positions=64,
-    )  # fmt: skip
-    base_architecture(args)
+    args = tiny_settings()
     torch.manual_seed(seed)
     task = SimpleNamespace(source_dictionary=dictionary, target_dictionary=dictionary)
     model = TransformerModel.build_model(args, task)
