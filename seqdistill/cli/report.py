@@ -26,7 +26,7 @@ from seqdistill.report.page import write_report
 
 _DESCRIPTION = """\
 Write one self-contained HTML page: text quality, out-of-domain detection with intervals, ROC
-curves, distributions, rejection curves, calibration, and the most uncertain sentences with their tokens.
+curves, distributions, rejection curves, calibration and the most uncertain sentences.
 
 The systems come from one of three places:
   --system NAME=FOLDER   a folder with in_domain.jsonl, a NAME.jsonl for each out-of-domain set
