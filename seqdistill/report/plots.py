@@ -92,9 +92,7 @@ def curves_plot(
         return drawing.svg(key)
 
 
-def histogram_plot(
-    in_scores: FloatArray, out_scores: FloatArray, *, x_label: str, key: str, bins: int = 36
-) -> str:
+def histogram_plot(in_scores: FloatArray, out_scores: FloatArray, *, x_label: str, key: str) -> str:
     """Return an SVG of the two distributions; the last bin holds the top 0.5 % as well.
 
     Args:
@@ -102,7 +100,6 @@ def histogram_plot(
         out_scores: out-of-domain, shape (n_out,).
         x_label: of the axis.
         key: unique on the page.
-        bins: number of bins.
 
     Raises:
         InputError: matplotlib is missing.
@@ -111,6 +108,8 @@ def histogram_plot(
     low, high = float(both.min()), float(np.quantile(both, 0.995))
     if high <= low:  # constant scores still deserve one bar
         low, high = low - 0.5, low + 0.5
+    # Few sentences get few bins, or the picture would be of their noise.
+    bins = min(36, 4 + round(1.5 * min(len(in_scores), len(out_scores)) ** 0.5))
     edges = np.linspace(low, high, bins + 1)
     with _drawing() as drawing:
         for scores, colour in ((in_scores, _IN), (out_scores, _OUT)):
