@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from seqdistill.errors import InputError
 
@@ -113,8 +112,13 @@ class _RowLoss(torch.autograd.Function):
         return total.to(dtype)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None, None, None]:
+        # torch's once_differentiable lets create_graph=True pass, and a penalty on the gradient
+        # would then silently have no gradient itself.
+        if torch.is_grad_enabled():
+            raise RuntimeError(
+                "this loss has a first derivative only; create_graph=True asks for a second"
+            )
         (gradient,) = ctx.saved_tensors
         scale = grad_output.to(torch.promote_types(gradient.dtype, torch.float32))
         return (gradient * scale).to(ctx.logits_dtype), None, None, None
