@@ -13,6 +13,7 @@ from tests.reference.arithmetic import (
     concentrations,
     digamma,
     exp,
+    number,
     numbers,
     total,
     trigamma,
@@ -28,18 +29,23 @@ def proxy_dirichlet(
     offset: float = 1.0,
     normalisation: str = "proxy",
 ) -> Terms:
-    """Parts p (U₀ + G₀/w), p̄ u and g/w of the gradient, with e^z ψ'(α) = u, e^z (1 − u) = g."""
+    """Parts of the gradient, u = e^z ψ'(α), g = e^z |1 − u| and U₀, G₀ the same of the row.
+
+    o = 1: p (U₀ + G₀/w), p̄ u, g/w.   o = 0: p (U₀ (1 + V/w) + G₀/w), u (p̄ + 1/w), g/w.
+    """
     alpha, p = concentrations(logits, offset), numbers(mean_probs)
     precision, V = total(alpha), len(alpha)
     inverse_w = proxies.inverse_normaliser(inverse_precision, V, normalisation)
     weights = [exp(z) for z in numbers(logits)]
     S = total(weights)
     u_total = S * trigamma(precision)
+    g_total = S * abs(1 - u_total)
+    without = (1 - number(offset)) * inverse_w
     rows = []
     for e, a, q in zip(weights, alpha, p, strict=True):
         u = e * trigamma(a)
-        g_total, g = S * abs(1 - u_total), e * abs(1 - u)
-        rows.append(e / S * (u_total + g_total * inverse_w) + u * q + g * inverse_w)
+        row = u_total * (1 + V * without) + g_total * inverse_w
+        rows.append(e / S * row + u * (q + without) + e * abs(1 - u) * inverse_w)
     last = digamma(precision)
     fit = total(q * abs(digamma(a) - last) for q, a in zip(p, alpha, strict=True))
     return fit + abs(dirichlets.differential_entropy(alpha)) * inverse_w, rows
