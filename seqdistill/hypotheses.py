@@ -91,14 +91,12 @@ class Hypothesis:
             raise InputError(f"the fields {', '.join(missing)} are missing")
         known = {f.name for f in fields(cls)}
         values = {name: value for name, value in record.items() if name in known}
-        uncertainty = values["uncertainty"]
-        if not isinstance(uncertainty, dict):
-            raise InputError("the field uncertainty must be an object of measure: number")
-        for name, value in uncertainty.items():
-            if isinstance(value, bool) or not isinstance(value, int | float):
-                raise InputError(f"uncertainty.{name} must be a number, got {value!r}")
-            if not math.isfinite(value):
-                raise InputError(f"uncertainty.{name} must be finite, got {value!r}")
+        for name, (kind, called) in _KINDS.items():
+            if isinstance(values[name], bool) or not isinstance(values[name], kind):
+                raise InputError(f"the field {name} must be {called}, got {values[name]!r}")
+        _check_number("log_prob", values["log_prob"])
+        for name, value in values["uncertainty"].items():
+            _check_number(f"uncertainty.{name}", value)
         try:
             values["model"] = ModelInfo(**values["model"])
         except TypeError as error:
@@ -106,10 +104,24 @@ class Hypothesis:
         return cls(**values)
 
 
-_REQUIRED = {
-    "id", "rank", "text", "tokens", "pieces", "log_prob", "token_log_probs",
-    "token_uncertainty", "uncertainty", "model",
-}  # fmt: skip
+def _check_number(name: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise InputError(f"{name} must be a number, got {value!r}")
+    if not math.isfinite(value):
+        raise InputError(f"{name} must be finite, got {value!r}")
+
+
+_KINDS = {
+    "id": (int, "an integer"),
+    "rank": (int, "an integer"),
+    "text": (str, "a string"),
+    "tokens": (list, "a list"),
+    "pieces": (list, "a list"),
+    "token_log_probs": (list, "a list"),
+    "token_uncertainty": (dict, "an object of measure: list"),
+    "uncertainty": (dict, "an object of measure: number"),
+}
+_REQUIRED = {*_KINDS, "log_prob", "model"}
 
 
 def read_hypotheses(path: str | Path) -> Iterator[Hypothesis]:
@@ -123,18 +135,25 @@ def read_hypotheses(path: str | Path) -> Iterator[Hypothesis]:
         raise InputError(f"{path}: no such file; expected JSONL from --uncertainty-output")
     count = 0
     with open(path, encoding="utf-8") as handle:
-        for number, line in enumerate(handle, start=1):
-            if not line.strip():
-                raise InputError(f"{path}:{number}: empty line; every line holds one JSON object")
-            try:
-                yield Hypothesis.from_dict(json.loads(line))
-            except json.JSONDecodeError as error:
-                raise InputError(f"{path}:{number}: not JSON ({error.msg})") from error
-            except InputError as error:
-                raise InputError(f"{path}:{number}: {error}") from error
-            count += 1
+        try:
+            for number, line in enumerate(handle, start=1):
+                yield _read_line(line, f"{path}:{number}")
+                count += 1
+        except UnicodeDecodeError as error:
+            raise InputError(f"{path}: not UTF-8 text ({error.reason})") from error
     if count == 0:
         raise InputError(f"{path}: the file is empty; expected at least one hypothesis")
+
+
+def _read_line(line: str, where: str) -> Hypothesis:
+    if not line.strip():
+        raise InputError(f"{where}: empty line; every line holds one JSON object")
+    try:
+        return Hypothesis.from_dict(json.loads(line))
+    except json.JSONDecodeError as error:
+        raise InputError(f"{where}: not JSON ({error.msg})") from error
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from error
 
 
 def write_hypotheses(
