@@ -190,9 +190,12 @@ class DirichletEstimator:
     def read(self, outputs: Iterable[Tensor], temperature: float = 1.0) -> TokenReading:
         """See :meth:`Estimator.read`."""
         logits = _only(outputs)
-        _require(torch.isfinite(logits), "logits")
-        uncertainty = dirichlet_uncertainty(logits, self.offset)
-        measures = {name: getattr(uncertainty, name) for name in self.token_measures}
+        # A sum over the vocabulary is finite where its terms are, and costs a tenth of the look.
+        _require(torch.isfinite(logits.sum(dim=-1)), "logits")
+        parts = [dirichlet_uncertainty(rows, self.offset) for rows in _chunks(logits)]
+        measures = {
+            name: torch.cat([getattr(part, name) for part in parts]) for name in self.token_measures
+        }
         log_probs = predictive_log_probs(logits, self.offset, self.predictive)
         return TokenReading(_tempered(log_probs, temperature), measures)
 
@@ -228,7 +231,7 @@ class SoftmaxEstimator:
     def read(self, outputs: Iterable[Tensor], temperature: float = 1.0) -> TokenReading:
         """See :meth:`Estimator.read`."""
         log_probs = _only(outputs)
-        _require(log_probs < math.inf, "log-probabilities")  # −∞ is a probability of 0
+        _require(log_probs.sum(dim=-1) < math.inf, "log-probabilities")  # −∞: probability 0
         # The caller may keep the output, and what is decoded may be changed: never the same memory.
         decoded = log_probs.clone() if temperature == 1.0 else _tempered(log_probs, temperature)
         return TokenReading(decoded, {"total_uncertainty": _entropy(log_probs)})
@@ -263,6 +266,12 @@ def _tempered(log_probs: Tensor, temperature: float) -> Tensor:
 def _entropy(log_probs: Tensor) -> Tensor:
     """Return (...) −Σ p ln p of (..., V); impossible tokens (−∞) count 0."""
     return -(log_probs.exp() * log_probs.clamp_min(torch.finfo(log_probs.dtype).min)).sum(dim=-1)
+
+
+def _chunks(rows: Tensor) -> tuple[Tensor, ...]:
+    """Split (R, V) by rows: a formula's temporaries fit a core's cache, or a GPU's memory."""
+    elements = 1 << 17 if rows.device.type == "cpu" else 1 << 26
+    return torch.split(rows, max(1, elements // rows.shape[-1]))
 
 
 def _only(outputs: Iterable[Tensor]) -> Tensor:
