@@ -12,8 +12,8 @@ from torch import Tensor
 
 from fairseq_plugins.checkpoints import explain
 from fairseq_plugins.generation import build_uncertainty_generator
+from fairseq_plugins.generation.conversion import text_decoder, to_hypotheses
 from fairseq_plugins.generation.ensemble import estimator_of
-from fairseq_plugins.generation.output import text_decoder, to_hypotheses
 from fairseq_plugins.tasks.ensemble_teacher_translation import (
     EnsembleTeacherTranslationConfig,
     EnsembleTeacherTranslationTask,

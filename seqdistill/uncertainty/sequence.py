@@ -219,6 +219,39 @@ def joint_dirichlet_measures(
     }
 
 
+def average_over_n_best(
+    values: Tensor, log_probs: Tensor | None = None, *, temperature: float = 1.0
+) -> Tensor:
+    """Average a sequence measure over the hypotheses of one source (importance weighting).
+
+    Σ_s w_s · value_s with w = softmax(ln P(y_s)/τ), or equal weights (Malinin & Gales 2021).
+
+    Args:
+        values: (..., S) a measure of S hypotheses.
+        log_probs: (..., S) ln P(y_s), *not* normalised by length, nats; None weights equally.
+        temperature: τ above 0; large values approach equal weights.
+
+    Returns:
+        (...) the averages, float64.
+
+    Raises:
+        InputError: no hypothesis, or a temperature that is not above 0.
+
+    Example:
+        >>> import torch
+        >>> average_over_n_best(torch.tensor([1.0, 3.0]), torch.tensor([0.75, 0.25]).log())
+        tensor(1.5000, dtype=torch.float64)
+    """
+    if values.shape[-1] == 0:
+        raise InputError("expected at least one hypothesis of a source, got none")
+    if not temperature > 0:
+        raise InputError(f"expected a temperature above 0, got {temperature}")
+    if log_probs is None:
+        return values.double().mean(dim=-1)
+    weights = torch.softmax(log_probs.double() / temperature, dim=-1)
+    return (weights * values.double()).sum(dim=-1)
+
+
 def _sum_and_length(values: Tensor, token_mask: Tensor | None) -> tuple[Tensor, Tensor]:
     """Return (...) sums over counted positions and (...) how many those are, both float64."""
     values = values.double()

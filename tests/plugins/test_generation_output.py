@@ -15,7 +15,7 @@ from fairseq_plugins.generation import (
     UncertaintyScorer,
     UncertaintySequenceGenerator,
 )
-from fairseq_plugins.generation.output import text_decoder
+from fairseq_plugins.generation.conversion import text_decoder
 from seqdistill.errors import InputError
 from seqdistill.hypotheses import Hypothesis, read_hypotheses
 from seqdistill.student import StudentHead
@@ -102,7 +102,7 @@ def test_the_file_gets_its_name_when_it_is_whole(tmp_path: Path) -> None:
     recorder.record(*decoded())
     assert len(read(path)) == 4
     assert not (tmp_path / "out.jsonl.part").exists()
-    with pytest.raises(InputError, match="complete with 4"):
+    with pytest.raises(InputError, match="closed after 4"):
         recorder.record(*decoded())
 
 

@@ -16,6 +16,7 @@ from seqdistill.uncertainty.estimators import estimator_for
 from seqdistill.uncertainty.measures import MEASURES, measures_of, select_measures
 from seqdistill.uncertainty.sequence import (
     DirichletTokenTerms,
+    average_over_n_best,
     dirichlet_token_terms,
     joint_dirichlet_measures,
     joint_ensemble_measures,
@@ -129,6 +130,21 @@ def test_the_mixture_is_that_of_the_statistics_and_does_not_underflow() -> None:
     torch.testing.assert_close(got.exp(), ensemble_statistics(log_probs).mean_probs)
     tail = torch.full((2, 1), -200.0)
     torch.testing.assert_close(mixture_log_probs(tail), torch.tensor([-200.0]))
+
+
+def test_averages_over_the_n_best() -> None:
+    values = torch.tensor([[1.0, 2.0, 6.0], [4.0, 4.0, 4.0]])
+    log_probs = torch.tensor([[-700.0, -700.0, -900.0], [-1.0, -2.0, -3.0]])
+    torch.testing.assert_close(
+        average_over_n_best(values, log_probs), torch.tensor([1.5, 4.0], dtype=torch.float64)
+    )
+    uniform = average_over_n_best(values)
+    torch.testing.assert_close(uniform, torch.tensor([3.0, 4.0], dtype=torch.float64))
+    torch.testing.assert_close(average_over_n_best(values, log_probs, temperature=1e9), uniform)
+    with pytest.raises(InputError, match="temperature above 0"):
+        average_over_n_best(values, log_probs, temperature=0.0)
+    with pytest.raises(InputError, match="at least one hypothesis"):
+        average_over_n_best(torch.zeros(2, 0))
 
 
 # -- Dirichlet students ---------------------------------------------------------------------

@@ -1,0 +1,150 @@
+"""From fairseq's hypotheses to seqdistill's: text, pieces and numbers."""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from seqdistill.errors import InputError
+from seqdistill.hypotheses import Hypothesis
+from seqdistill.uncertainty.measures import measures_of
+
+#: Dictionary indices (without padding) → text
+TextDecoder = Callable[[Tensor], str]
+
+
+def text_decoder(dictionary: Any, bpe: Any = None, tokenizer: Any = None) -> TextDecoder:
+    """Return a function that makes text of a sequence of dictionary indices.
+
+    Args:
+        dictionary: a fairseq dictionary.
+        bpe: fairseq's encoder of ``--bpe``, which then undoes the segmentation. None:
+            sentencepiece's ▁ or subword-nmt's @@ are undone if the dictionary's pieces carry them.
+        tokenizer: fairseq's encoder of ``--tokenizer``, applied last; None for none.
+    """
+    marker = None if bpe is not None else _segmentation(dictionary)
+
+    def decode(tokens: Tensor) -> str:
+        text: str = dictionary.string(
+            tokens.int().cpu(), marker, extra_symbols_to_ignore={dictionary.pad()}
+        )
+        for encoder in (bpe, tokenizer):
+            if encoder is not None:
+                text = encoder.decode(text)
+        return text
+
+    return decode
+
+
+def to_hypotheses(
+    sample: dict[str, Any],
+    hypos: Sequence[Sequence[dict[str, Any]]],
+    ids: Sequence[int],
+    *,
+    dictionary: Any,
+    target_text: TextDecoder,
+    source_text: TextDecoder | None = None,
+    n_best: int = 1,
+    measures: Sequence[str] | None = None,
+) -> Iterator[Hypothesis]:
+    """Turn what a generator or scorer of this package returned into hypotheses.
+
+    Args:
+        sample: fairseq's batch of B sentences.
+        hypos: B lists of hypotheses, best first.
+        ids: the sentences' numbers.
+        dictionary: of the target side.
+        target_text: makes text of target indices.
+        source_text: likewise of source indices; None when the source is no text.
+        n_best: how many of each list, at most.
+        measures: names of the measures to keep; None keeps all.
+
+    Raises:
+        InputError: a chosen measure does not exist for this kind of model, or a number is not
+            finite.
+    """
+    pad = dictionary.pad()
+    sources = sample["net_input"].get("src_tokens") if source_text is not None else None
+    references = sample.get("target")
+    for row, (sentence, candidates) in enumerate(zip(ids, hypos, strict=True)):
+        source = reference = None
+        if source_text is not None and sources is not None:
+            source = source_text(sources[row][sources[row] != pad])
+        if references is not None:
+            reference = target_text(references[row][references[row] != pad])
+        for rank, hypo in enumerate(candidates[:n_best]):
+            keep = _keep(measures, hypo)
+            tokens = hypo["tokens"]
+            token_log_probs = _numbers(hypo["token_log_probs"], "token_log_probs", sentence)
+            forced = bool(hypo.get("forced", False))
+            score = None if forced else float(hypo["score"])
+            confidence = hypo.get("token_confidence")
+            correct = hypo.get("token_correct")
+            yield Hypothesis(
+                id=sentence,
+                rank=rank,
+                source=source,
+                reference=reference,
+                text=target_text(tokens),
+                tokens=tokens.tolist(),
+                pieces=[dictionary[token] for token in tokens.tolist()],
+                log_prob=math.fsum(token_log_probs),
+                # A search under a length constraint ranks what violates it by −∞: no score.
+                score=score if score is not None and math.isfinite(score) else None,
+                token_log_probs=token_log_probs,
+                token_uncertainty={
+                    name: _numbers(values, name, sentence)
+                    for name, values in hypo["token_uncertainty"].items()
+                    if name in keep
+                },
+                uncertainty={
+                    name: _finite(value, name, sentence)
+                    for name, value in hypo["uncertainty"].items()
+                    if name in keep
+                },
+                model=hypo["model"],
+                forced=forced,
+                token_confidence=(
+                    None
+                    if confidence is None
+                    else _numbers(confidence, "token_confidence", sentence)
+                ),
+                token_correct=None if correct is None else correct.tolist(),
+            )
+
+
+def _segmentation(dictionary: Any) -> str | None:
+    """Return fairseq's name of the segmentation that a dictionary's pieces show, None for words."""
+    pieces = dictionary.symbols[dictionary.nspecial :]
+    if any(piece.startswith("▁") for piece in pieces):
+        return "sentencepiece"
+    if any(piece.endswith("@@") for piece in pieces):
+        return "subword_nmt"
+    return None
+
+
+def _keep(measures: Sequence[str] | None, hypo: dict[str, Any]) -> Sequence[str]:
+    """Return the measures to write of a hypothesis."""
+    available = measures_of(hypo["model"].kind)
+    missing = [name for name in measures or () if name not in available]
+    if missing:
+        raise InputError(
+            f"a model of kind {hypo['model'].kind} has no {', '.join(missing)}; "
+            f"it has {', '.join(available)}"
+        )
+    return available if measures is None else measures
+
+
+def _numbers(values: Tensor, name: str, sentence: int) -> list[float]:
+    """Return a token measure as numbers of 7 digits: all that float32 has."""
+    return [float(f"{_finite(value, name, sentence):.7g}") for value in values.tolist()]
+
+
+def _finite(value: float, name: str, sentence: int) -> float:
+    if not math.isfinite(value):
+        raise InputError(
+            f"sentence {sentence}: {name} is {value}; check the checkpoint and its dtype "
+            "(float16 overflows where bfloat16 and float32 do not)"
+        )
+    return value
