@@ -17,6 +17,7 @@ from fairseq_plugins.generation import HypothesisRecorder, build_uncertainty_gen
 from fairseq_plugins.teachers import DTYPES, TeacherEnsemble, find_members
 from seqdistill.errors import InputError
 from seqdistill.student import PREDICTIVES, StudentHead
+from seqdistill.uncertainty.measures import select_measures
 
 logger = logging.getLogger(__name__)
 
@@ -84,6 +85,7 @@ class EnsembleTeacherTranslationTask(TranslationTask):
         self.student_head: StudentHead | None = None
         self._student: BaseFairseqModel | None = None
         self._head_of_next_model: StudentHead | None = None
+        self._measures = select_measures(cfg.uncertainty_measures)
         self.bpe: Any = None
         self.tokenizer: Any = None
         self._recorder: HypothesisRecorder | None = None
@@ -108,6 +110,8 @@ class EnsembleTeacherTranslationTask(TranslationTask):
         model = super().build_model(cfg, from_checkpoint)
         if from_checkpoint:
             attach_head(model, self._override(head))
+            if head is not None:
+                self._measures = self._measures or head.measures
         else:
             self._student = model
             if self.cfg.student_init:
@@ -119,10 +123,9 @@ class EnsembleTeacherTranslationTask(TranslationTask):
         criterion = super().build_criterion(cfg, from_checkpoint)
         if not getattr(criterion, "needs_teachers", False):
             return criterion
-        measures = self.cfg.uncertainty_measures
         self.student_head = criterion.student_head(
             predictive=self.cfg.predictive or "base",
-            measures=tuple(measures.split(",")) if measures else None,
+            measures=self._measures,
         )
         self.teachers = TeacherEnsemble(
             find_members(self.cfg.ensemble_paths),
@@ -261,7 +264,7 @@ class EnsembleTeacherTranslationTask(TranslationTask):
             path = self.cfg.uncertainty_output
             if num_shards > 1:
                 path = f"{path}.shard{shard_id}"
-            self._recorder = HypothesisRecorder(path, self, self.cfg.uncertainty_measures)
+            self._recorder = HypothesisRecorder(path, self, self._measures)
         return self._recorder
 
 

@@ -1,0 +1,187 @@
+"""Students trained by the real fairseq-train with the plug-in."""
+
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from seqdistill.hypotheses import read_hypotheses
+from tests.plugins.corpus import PROGRAMS, Corpus, logged, run, train, training_arguments
+
+
+def weights(save_dir: Path) -> dict[str, torch.Tensor]:
+    import fairseq_plugins  # noqa: F401  (allow-lists what fairseq checkpoints hold)
+
+    return torch.load(save_dir / "checkpoint_last.pt", weights_only=True)["model"]
+
+
+def losses(output: str) -> list[float]:
+    return [record["loss"] for record in logged(output, "train_inner")]
+
+
+@pytest.mark.parametrize(
+    ("criterion", "options", "kind"),
+    [
+        ("proxy_dirichlet", ["--concentration", "exact", "--normalisation", "total"], "dirichlet"),
+        ("proxy_dirichlet", ["--direction", "forward", "--offset", "0"], "dirichlet"),
+        (
+            "end2",
+            ["--teacher-temperature", "4", "--temperature-anneal-end", "6"],
+            "dirichlet",
+        ),
+        ("mean_kl", ["--mix-weight", "0.3", "--label-smoothing", "0.1"], "softmax"),
+    ],
+    ids=["proxy-reverse", "proxy-forward", "end2", "mean_kl"],
+)
+def test_a_student_trains_and_logs_what_matters(
+    corpus: Corpus, tmp_path: Path, criterion: str, options: list[str], kind: str
+) -> None:
+    result = train(corpus, tmp_path, "--criterion", criterion, "--max-update", 16, *options)
+    assert result.returncode == 0, result.stderr
+    curve = losses(result.stdout + result.stderr)
+    assert len(curve) == 16
+    if criterion != "end2":  # its temperature changes on the way
+        assert sum(curve[-4:]) < sum(curve[:4])
+    (last, *_) = logged(result.stdout + result.stderr, "valid")[-1:]
+    names = ["loss", "nll_loss", "accuracy", "ensemble_mi", "ensemble_rmi", "ensemble_epkl"]
+    names += ["spearman_tu_predictive"]
+    if kind == "dirichlet":
+        names += ["student_precision_median", "student_precision_p05", "spearman_rmi"]
+    for name in names:
+        assert math.isfinite(last[f"valid_{name}"]), name
+    assert last["valid_ensemble_epkl"] == pytest.approx(
+        last["valid_ensemble_mi"] + last["valid_ensemble_rmi"], abs=2e-4
+    )
+
+
+def test_head_travels_in_the_checkpoint_and_decoding_needs_no_flag(
+    corpus: Corpus, tmp_path: Path
+) -> None:
+    result = train(
+        corpus, tmp_path, "--criterion", "proxy_dirichlet", "--max-update", 2,
+        "--predictive", "mean", "--uncertainty-measures", "epkl,total_uncertainty",
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    checkpoint = tmp_path / "checkpoint_last.pt"
+    output = tmp_path / "test.jsonl"
+    common = [corpus.data, "--path", checkpoint, "--batch-size", 3, "--cpu", "--quiet"]
+    result = run("seqdistill-fairseq-generate", *common, "--uncertainty-output", output)
+    assert result.returncode == 0, result.stderr
+    hypotheses = list(read_hypotheses(output))
+    assert {h.id for h in hypotheses} == set(range(8))
+    assert {h.model.predictive for h in hypotheses} == {"mean"}
+    assert {h.model.offset for h in hypotheses} == {1.0}
+    assert set(hypotheses[0].uncertainty) == {"epkl", "total_uncertainty"}
+    # Giving the option again overrides the checkpoint, and changes the likelihood.
+    other = tmp_path / "base.jsonl"
+    result = run(
+        "seqdistill-fairseq-generate", *common, "--uncertainty-output", other,
+        "--predictive", "base", "--score-reference",
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert {h.model.predictive for h in read_hypotheses(other)} == {"base"}
+    # fairseq-validate reads the head, the criterion and the teachers back as well.
+    result = run(
+        "seqdistill-fairseq-validate", corpus.data, "--path", checkpoint, "--batch-size", 4,
+        "--cpu", "--valid-subset", "valid",
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert "spearman_rmi" in result.stdout + result.stderr
+
+
+def test_update_freq_and_processes_follow_the_same_curve(corpus: Corpus, tmp_path: Path) -> None:
+    """Batches 2 × 4 in one step, on 2 processes of either DDP backend: the same training."""
+    options = ["--criterion", "proxy_dirichlet", "--max-update", "4", "--mix-weight", "0.2"]
+    single = train(corpus, tmp_path / "single", *options, "--update-freq", 2)
+    assert single.returncode == 0, single.stderr
+    expected = losses(single.stdout + single.stderr)
+    assert len(expected) == 4
+    for port, backend in ((29511, "pytorch_ddp"), (29512, "legacy_ddp")):
+        save_dir = tmp_path / backend
+        arguments = training_arguments(
+            corpus, save_dir, *options, "--ddp-backend", backend, "--distributed-world-size", 2,
+            "--distributed-no-spawn", "--distributed-backend", "gloo",
+            "--distributed-init-method", f"tcp://127.0.0.1:{port}",
+        )  # fmt: skip
+        ranks = [
+            subprocess.Popen(
+                [str(PROGRAMS / "fairseq-train"), *arguments, "--distributed-rank", str(rank)],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+            for rank in range(2)
+        ]
+        outputs = [rank.communicate(timeout=300)[0] for rank in ranks]
+        assert [rank.returncode for rank in ranks] == [0, 0], outputs
+        assert losses(outputs[0]) == pytest.approx(expected, rel=1e-3), backend
+        parallel, serial = weights(save_dir), weights(tmp_path / "single")
+        for name, weight in serial.items():
+            torch.testing.assert_close(parallel[name], weight, rtol=2e-3, atol=2e-5)
+
+
+def test_statistics_kept_in_memory_change_nothing(corpus: Corpus, tmp_path: Path) -> None:
+    options = ["--criterion", "end2", "--max-update", 17]  # more than two epochs
+    plain = train(corpus, tmp_path / "plain", *options)
+    cached = train(corpus, tmp_path / "cached", *options, "--ensemble-cache-gib", 0.1)
+    assert cached.returncode == 0, cached.stderr
+    first, second = (losses(r.stdout + r.stderr) for r in (plain, cached))
+    assert len(first) == 17
+    assert first == second
+
+
+def test_student_init_starts_at_the_member(corpus: Corpus, tmp_path: Path) -> None:
+    options = ["--criterion", "mean_kl", "--max-update", 1, "--lr", 1e-12]
+    result = train(corpus, tmp_path, *options, "--student-init", 2)
+    assert result.returncode == 0, result.stderr
+    member = torch.load(corpus.teachers[1], weights_only=True)["model"]
+    trained = weights(tmp_path)
+    torch.testing.assert_close(
+        trained["decoder.embed_tokens.weight"], member["decoder.embed_tokens.weight"]
+    )
+
+
+def test_hydra_train_takes_the_same_options(corpus: Corpus, tmp_path: Path) -> None:
+    (tmp_path / "student.yaml").write_text(
+        f"""# @package _group_
+common: {{cpu: true, seed: 5, log_format: json, log_interval: 1}}
+task:
+  _name: ensemble_teacher_translation
+  data: {corpus.data}
+  source_lang: en
+  target_lang: de
+  ensemble_paths: "{corpus.ensemble_paths}"
+criterion: {{_name: proxy_dirichlet, concentration: epkl, mix_weight: 0.1}}
+dataset: {{batch_size: 4, num_workers: 0}}
+optimization: {{max_update: 2, lr: [0.01]}}
+optimizer: {{_name: adam}}
+lr_scheduler: {{_name: fixed}}
+checkpoint: {{save_dir: {tmp_path / "student"}}}
+model:
+  _name: transformer
+  encoder: {{embed_dim: 16, ffn_embed_dim: 32, layers: 1, attention_heads: 2}}
+  decoder: {{embed_dim: 16, ffn_embed_dim: 32, layers: 1, attention_heads: 2}}
+hydra: {{run: {{dir: {tmp_path}}}}}
+"""
+    )
+    result = run(
+        "seqdistill-fairseq-hydra-train", "--config-dir", tmp_path, "--config-name", "student"
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert (tmp_path / "student" / "checkpoint_last.pt").is_file()
+
+
+def test_bf16_flag_trains_on_this_device(corpus: Corpus, tmp_path: Path) -> None:
+    result = train(
+        corpus, tmp_path, "--criterion", "proxy_dirichlet", "--max-update", 2, "--bf16",
+        "--ensemble-dtype", "bfloat16",
+    )  # fmt: skip
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert all(math.isfinite(loss) for loss in losses(result.stdout + result.stderr))
+
+
+def test_python_is_the_one_that_is_tested() -> None:
+    assert (PROGRAMS / "seqdistill-fairseq-train").is_file(), sys.executable
