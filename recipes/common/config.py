@@ -89,15 +89,18 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Return ``base`` with ``changes`` laid over it, mapping by mapping; inputs stay as they are.
+    """Return ``base`` with ``changes`` laid over it, mapping by mapping; None takes a key away.
 
     Example:
-        >>> merge({"decode": {"beam": 5, "nbest": 1}}, {"decode": {"beam": 2}})
-        {'decode': {'beam': 2, 'nbest': 1}}
+        >>> merge({"decode": {"beam": 5, "nbest": 1}}, {"decode": {"beam": 2, "nbest": None}})
+        {'decode': {'beam': 2}}
     """
     merged = dict(base)
     for key, value in changes.items():
         old = merged.get(key)
+        if value is None and key in merged:
+            del merged[key]
+            continue
         both = isinstance(old, Mapping) and isinstance(value, Mapping)
         merged[key] = merge(old, value) if both else value  # type: ignore[arg-type]
     return merged

@@ -75,7 +75,7 @@ class Display:
         """Replace the status line; elsewhere than on a terminal nothing is written."""
         if not self.stream.isatty():
             return
-        text = "  … " + " · ".join(running)
+        text = "… " + " · ".join(running)
         text = text[:118]
         self._clear()
         self.stream.write(text)

@@ -226,15 +226,14 @@ def load(folder: str | Path, settings: Sequence[str] = (), data_root: str | None
         )
     values = read_yaml(folder / "recipe.yaml")
     scales = values.pop("scales", None) or {}
-    changes: dict[str, Any] = {}
-    for setting in settings:
-        changes = merge(changes, parse_setting(setting))
-    scale = changes.pop("scale", "full")
+    changes = [parse_setting(setting) for setting in settings]
+    scale = next((change.pop("scale") for change in reversed(changes) if "scale" in change), "full")
     if scale != "full":
         if scale not in scales:
             raise unknown("scale", str(scale), ["full", *scales])
         values = merge(values, scales[scale])
-    values = merge(values, changes)
+    for change in changes:
+        values = merge(values, change)
     root = str(find_data_root(data_root)) if DATA_ROOT in json.dumps(values) else None
     recipe = replace(
         build(Recipe, _replace_data_root(values, root)),

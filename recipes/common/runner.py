@@ -15,7 +15,7 @@ from typing import IO
 
 from recipes.common.progress import Display, duration
 from recipes.common.recipe import REPOSITORY
-from recipes.common.steps import STAGES, Stamps, Step, explain_missing, missing_inputs
+from recipes.common.steps import Stamps, Step, explain_missing, missing_inputs
 from seqdistill.errors import InputError
 
 TAIL_LINES = 20
@@ -84,14 +84,11 @@ class Runner:
         if force:
             for step in chosen:
                 self.stamps.path(step).unlink(missing_ok=True)
-        pending, ran, stage = list(chosen), 0, 0
+        pending, ran = list(chosen), 0
         try:
             while pending or self._running:
                 while len(self._running) < self.jobs and (step := self._next(pending)):
                     pending.remove(step)
-                    if step.stage > stage:
-                        stage = step.stage
-                        self.display.line(f"stage {stage}: {STAGES[stage]}")
                     ran += self._start(step)
                 self._wait()
         finally:
@@ -116,7 +113,7 @@ class Runner:
         if missing:
             raise explain_missing(step, missing[0], self.plan)
         if self.stamps.is_done(step):
-            self.display.line(f"  - {step.name}: done before, skipped")
+            self.display.line(f"- {step.title}: done before, skipped")
             return False
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         resumes = self.stamps.start(step, {"started": now, "commit": self.commit})
@@ -138,7 +135,7 @@ class Runner:
             log.close()
             raise StepError(f"{step.name}: cannot run {step.command[0]}: {error}") from error
         if resumes:
-            self.display.line(f"  > {step.name}: goes on where it was interrupted")
+            self.display.line(f"> {step.title}: goes on where it was interrupted")
         self._running.append(_Running(step, process, log, log_path, time.monotonic()))
         return True
 
@@ -162,7 +159,7 @@ class Runner:
                 self.stamps.finish(step, seconds)
             except InputError as error:
                 raise StepError(_failure(f"{step.name}: {error}", running.log_path)) from error
-            self.display.line(f"  + {step.name}: {duration(seconds)}")
+            self.display.line(f"+ {step.title}: {duration(seconds)}")
             return
         ending = f"failed with exit status {code}" if code > 0 else f"was ended by signal {-code}"
         message = f"{step.name} {ending} after {duration(seconds)}"
@@ -192,7 +189,7 @@ class Runner:
                 running.process.kill()
                 running.process.wait()
             running.log.close()
-            self.display.line(f"  ! {running.step.name}: stopped; the next run takes it up again")
+            self.display.line(f"! {running.step.title}: stopped; the next run takes it up again")
         self._running.clear()
 
 

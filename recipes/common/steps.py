@@ -60,8 +60,14 @@ class Step:
 
     @property
     def slug(self) -> str:
-        """The name as a file name."""
+        """The name as part of a file name."""
         return self.name.replace(" ", "-")
+
+    @property
+    def title(self) -> str:
+        """The name after its stage: ``3 distil · proxy``."""
+        stage = STAGES[self.stage]
+        return f"{self.stage} {stage} · {self.name.removeprefix(stage).strip()}"
 
     def needs(self, other: "Step") -> bool:
         """Whether this step reads something that the other one writes."""

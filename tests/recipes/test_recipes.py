@@ -1,0 +1,148 @@
+"""Every recipe in the repository loads, at every scale, and makes a plan that hangs together."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+
+from recipes.common.config import read_yaml
+from recipes.common.plan import WorkFolder, make_plan, render
+from recipes.common.recipe import REPOSITORY, load, read_resolved, require_data_root
+from recipes.common.run import default_work_dir, main, parse_stages
+from seqdistill.errors import InputError, UsageError
+from seqdistill.uncertainty import MEASURES
+
+FOLDERS = sorted(path.parent for path in REPOSITORY.glob("recipes/*/recipe.yaml"))
+SCALES = [
+    (folder, scale)
+    for folder in FOLDERS
+    for scale in ("full", *(read_yaml(folder / "recipe.yaml").get("scales") or {}))
+]
+DEMO = REPOSITORY / "recipes" / "demo"
+
+
+def test_there_are_recipes() -> None:
+    assert {folder.name for folder in FOLDERS} >= {"demo", "tatoeba_en_de"}
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
+def test_recipes_are_laid_out_alike(folder: Path) -> None:
+    assert {"recipe.yaml", "run.sh", "README.md", "data.py"} <= {p.name for p in folder.iterdir()}
+    assert f"recipes/{folder.name}" in (folder / "run.sh").read_text()
+
+
+@pytest.mark.parametrize(
+    ("folder", "scale"), SCALES, ids=lambda value: getattr(value, "name", value)
+)
+def test_recipes_load_and_their_steps_fit_together(folder: Path, scale: str) -> None:
+    recipe = load(folder, [f"scale={scale}"])
+    plan = make_plan(recipe, WorkFolder(Path("work")))
+    assert len({step.slug for step in plan}) == len(plan)
+    assert [step.stage for step in plan] == sorted(step.stage for step in plan)
+    outputs = [output for step in plan for output in step.outputs]
+    assert len(set(outputs)) == len(outputs)
+    for number, step in enumerate(plan):
+        assert not any(step.needs(later) for later in plan[number:]), step.name
+        for given in step.inputs:
+            inside = given.parts[0] == "work" and given.name != "recipe.json"
+            made = any(step.needs(earlier) for earlier in plan[:number])
+            assert made or not inside, f"{step.name} reads {given}, which nothing writes"
+    assert set(recipe.assess.measures) <= MEASURES.keys()
+
+
+def test_a_resolved_recipe_reads_back(tmp_path: Path) -> None:
+    recipe = load(DEMO, ["scale=tiny", "seed=3"])
+    (tmp_path / "recipe.json").write_text(json.dumps(asdict(recipe)))
+    assert read_resolved(tmp_path / "recipe.json") == recipe
+    assert recipe.scale == "tiny"
+    assert recipe.seed == 3
+
+
+def test_scales_have_work_folders_of_their_own() -> None:
+    folders = [default_work_dir(load(DEMO, [f"scale={scale}"])) for scale in ("full", "tiny")]
+    assert [folder.name for folder in folders] == ["demo", "demo-tiny"]
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("teachers.cuont=2", r"unknown key teachers.cuont; did you mean count\?"),
+        ("scale=tinny", r"unknown scale tinny; did you mean tiny\?"),
+        ("data.options.trian=5", r"unknown key data.options.trian; did you mean train\?"),
+        ("systems.proxy.models=proxi", r"unknown model proxi in systems.proxy.models; did you"),
+        ("systems.proxy.predictive=mode", "systems.proxy.predictive must be base or mean"),
+        ("reference=nobody", "unknown system nobody in reference"),
+        ("students.init=teacher9", "unknown teacher teacher9 in students.init; did you mean"),
+        ("teachers.mode=borrowed", "teachers.mode must be train or given"),
+        ("teachers.mode=given", "teachers.given has to say which"),
+        ("teachers.count=0", "there are no teachers"),
+        ("students.each.teacher1={}", "a teacher has that name"),
+        ("data.ood.test=again", "that name is the in-domain set's"),
+        ("jobs=0", "jobs must be at least 1"),
+        ("name=other", "unknown key name"),
+    ],
+)
+def test_settings_that_make_no_sense(setting: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        load(DEMO, [setting])
+
+
+def test_recipes_live_in_the_recipes_folder(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="recipes live there"):
+        load(tmp_path)
+
+
+def test_the_data_root_is_found_or_explained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = REPOSITORY / "recipes" / "tatoeba_en_de"
+    monkeypatch.setenv("SEQDISTILL_DATA_ROOT", str(tmp_path))
+    assert load(folder).data_root == str(tmp_path)
+    require_data_root(load(folder))
+    absent = load(folder, data_root=str(tmp_path / "absent"))
+    assert absent.given is not None
+    assert absent.given.model.startswith(str(tmp_path / "absent"))
+    with pytest.raises(InputError, match="--data-root FOLDER or the environment variable"):
+        require_data_root(absent)
+    assert load(DEMO).data_root is None
+    require_data_root(load(DEMO))
+
+
+def test_options_render_as_fairseq_wants_them() -> None:
+    values = {"a": 1, "b": True, "c": None, "d": False, "e": [1, 2], "f": "(0.9, 0.98)"}
+    assert render(values, "step") == ["--a", "1", "--b", "--e", "1", "2", "--f", "(0.9, 0.98)"]
+    with pytest.raises(InputError, match="without its dashes"):
+        render({"--beam": 5}, "step")
+    with pytest.raises(InputError, match="cannot be a mapping"):
+        render({"beam": {"size": 5}}, "step")
+
+
+def test_stages() -> None:
+    assert parse_stages("3") == {3}
+    assert parse_stages("1,4-6") == {1, 4, 5, 6}
+    for text in ("0", "8", "5-3", "x", "3-", "", "1-9"):
+        with pytest.raises(UsageError, match="--stages"):
+            parse_stages(text)
+
+
+def test_a_dry_run_prints_commands_and_writes_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    work = tmp_path / "work"
+    arguments = [str(DEMO), "--work-dir", str(work), "--dry-run", "--stages", "2-3"]
+    assert main([*arguments, "--set", "scale=tiny"]) == 0
+    printed = capsys.readouterr().out
+    assert "# 3 distil: distil proxy (waits for its input)" in printed
+    assert "--criterion proxy_dirichlet" in printed
+    assert not work.exists()
+
+
+def test_wrong_usage_and_wrong_input_have_their_exit_status(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main([str(DEMO), "--dry-run", "--set", "bean=5"]) == 1
+    assert "error: unknown key bean" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as stop:
+        main([str(DEMO), "--stages", "9"])
+    assert stop.value.code == 2
