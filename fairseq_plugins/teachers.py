@@ -85,6 +85,11 @@ class TeacherEnsemble:
             self.models.append(model.eval().to(DTYPES[dtype]))
             logger.info(f"teacher {len(self.models)}: {path}")
 
+    @property
+    def cached_batches(self) -> int:
+        """Number of batches whose statistics are kept."""
+        return len(self._cache)
+
     @torch.no_grad()
     def statistics(
         self,

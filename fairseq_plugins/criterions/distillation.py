@@ -1,5 +1,6 @@
 """What the distillation criteria share: teachers, mixing with cross-entropy, and the log."""
 
+from collections.abc import Hashable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -93,6 +94,12 @@ class DistillationCriterion(FairseqCriterion):
             cfg.temperature_anneal_end,
         )
 
+    def _cache_key(self, sample: dict[str, Any], temperature: float) -> Hashable:
+        """Return what identifies a batch's statistics; None while the temperature falls."""
+        if self.training and self._temperature_at(self.num_updates + 1) != temperature:
+            return None
+        return self.training, tuple(sample["id"].tolist())
+
     def forward(
         self, model: Any, sample: dict[str, Any], reduce: bool = True
     ) -> tuple[Tensor, int, dict[str, Any]]:
@@ -103,7 +110,12 @@ class DistillationCriterion(FairseqCriterion):
         logits, references = net_output[0][token_mask], target[token_mask]  # (N, V), (N)
         temperature = self._temperature_at(self.num_updates) if self.training else 1.0
         try:
-            statistics = self.task.teachers.statistics(sample["net_input"], token_mask, temperature)
+            statistics = self.task.teachers.statistics(
+                sample["net_input"],
+                token_mask,
+                temperature,
+                batch=self._cache_key(sample, temperature),
+            )
         except InputError as error:
             raise InputError(f"update {self.num_updates}: {error}") from error
         loss, _ = self.distillation_loss(logits, statistics)

@@ -228,7 +228,15 @@ class EnsembleTeacherTranslationTask(TranslationTask):
         return super().build_dataset_for_inference(src_tokens, src_lengths, constraints)
 
     def get_batch_iterator(self, *args: Any, **kwargs: Any) -> Any:
-        """Return fairseq's iterator; the recorder learns from it how many sentences come."""
+        """Return fairseq's iterator; the recorder learns from it how many sentences come.
+
+        Outside training every batch size is allowed: fairseq drops the last batch where it is not
+        a multiple of ``--required-batch-size-multiple`` (8 by default), so up to 7 sentences of a
+        validation or test set would be missing from every number, without a word.
+        """
+        dataset = args[0] if args else kwargs["dataset"]
+        if dataset is not self.datasets.get(self.cfg.train_subset):
+            kwargs["required_batch_size_multiple"] = 1
         iterator = super().get_batch_iterator(*args, **kwargs)
         recorder = self._uncertainty_recorder(
             kwargs.get("shard_id", 0), kwargs.get("num_shards", 1)
@@ -249,8 +257,15 @@ class EnsembleTeacherTranslationTask(TranslationTask):
         constraints: Any = None,
     ) -> Any:
         """Decode a batch, and record it if ``--uncertainty-output`` asks for that."""
-        hypotheses = super().inference_step(generator, models, sample, prefix_tokens, constraints)
         recorder = self._uncertainty_recorder()
+        try:
+            hypotheses = super().inference_step(
+                generator, models, sample, prefix_tokens, constraints
+            )
+        except Exception:
+            if recorder is not None:
+                recorder.abandon()
+            raise
         if recorder is not None:
             recorder.record(sample, hypotheses, n_best=getattr(generator, "n_best", 1))
         return hypotheses

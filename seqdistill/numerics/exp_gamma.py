@@ -23,7 +23,6 @@ from functools import cached_property
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 # Minimax fits of q on [0, 1], lowest power first; relative errors 1.3e-8 and 4.7e-11. The first
@@ -90,18 +89,23 @@ class ExpGamma:
             raise TypeError(f"expected float32 or float64 logits, got {z.dtype}")
         self.z = z
         self._q, self._r, self._c = _COEFFICIENTS[z.dtype]
-        self.t = torch.sigmoid(-z)
-        self.s = torch.sigmoid(z)
+        # One exponential and one logarithm serve both ends: e^{−|z|} never overflows.
+        small = (-z.abs()).exp()
+        large_share = (1 + small).reciprocal()
+        small_share = small * large_share
+        self.t = torch.where(z > 0, small_share, large_share)
+        self.s = torch.where(z > 0, large_share, small_share)
+        self._log_correction = torch.log1p(small)
 
     @cached_property
     def softplus(self) -> Tensor:
         """(...) ln(1 + e^z); accurate at both ends, where ``F.softplus`` cuts off at 20."""
-        return -F.logsigmoid(-self.z)
+        return self.z.clamp_min(0) + self._log_correction
 
     @cached_property
     def softplus_negative(self) -> Tensor:
         """(...) ln(1 + e^{-z})."""
-        return -F.logsigmoid(self.z)
+        return (-self.z).clamp_min(0) + self._log_correction
 
     @cached_property
     def q(self) -> Tensor:

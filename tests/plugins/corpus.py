@@ -81,11 +81,11 @@ def logged(output: str, logger: str) -> list[dict[str, float]]:
     return records
 
 
-def make_corpus(folder: Path) -> Corpus:
-    """Write, binarise and give teachers to a corpus of 48 short sentences."""
+def make_corpus(folder: Path, test_sentences: int = 8) -> Corpus:
+    """Write, binarise and give teachers to a corpus of 40 short sentences and a test set."""
     generator = random.Random(3)
     words = [f"w{number}" for number in range(20)]
-    for split, count in (("train", 32), ("valid", 8), ("test", 8)):
+    for split, count in (("train", 32), ("valid", 8), ("test", test_sentences)):
         sources = [generator.choices(words, k=generator.randint(2, 7)) for _ in range(count)]
         _write(folder / f"{split}.en", sources)
         _write(folder / f"{split}.de", [sentence[::-1] for sentence in sources])

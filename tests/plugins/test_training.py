@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from fairseq.data import Dictionary
 
+from fairseq_plugins.teachers import TeacherEnsemble
 from seqdistill.hypotheses import read_hypotheses
 from tests.plugins.corpus import PROGRAMS, Corpus, logged, run, train, training_arguments
 
 
 def weights(save_dir: Path) -> dict[str, torch.Tensor]:
-    import fairseq_plugins  # noqa: F401  (allow-lists what fairseq checkpoints hold)
-
     return torch.load(save_dir / "checkpoint_last.pt", weights_only=True)["model"]
 
 
@@ -121,6 +121,33 @@ def test_update_freq_and_processes_follow_the_same_curve(corpus: Corpus, tmp_pat
         parallel, serial = weights(save_dir), weights(tmp_path / "single")
         for name, weight in serial.items():
             torch.testing.assert_close(parallel[name], weight, rtol=2e-3, atol=2e-5)
+
+
+def test_teachers_run_once_a_batch_when_statistics_are_kept(corpus: Corpus) -> None:
+    dictionary = Dictionary.load(str(corpus.data / "dict.en.txt"))
+    paths = [str(path) for path in corpus.teachers]
+    tokens = torch.tensor([[5, 6, 7, 2]])
+    net_input = {
+        "src_tokens": tokens,
+        "src_lengths": torch.tensor([4]),
+        "prev_output_tokens": tokens,
+    }
+    mask = torch.ones_like(tokens, dtype=torch.bool)
+    for gib, runs in ((0.0, 3), (1.0, 2)):
+        teachers = TeacherEnsemble(paths, dictionary, dictionary, cache_gib=gib)
+        calls = 0
+
+        def count(*_: object) -> None:
+            nonlocal calls
+            calls += 1
+
+        teachers.models[0].register_forward_hook(count)
+        for batch in (1, 1, 2):
+            teachers.statistics(net_input, mask, batch=batch)
+        assert calls == runs
+        full = TeacherEnsemble(paths, dictionary, dictionary, cache_gib=1e-9)
+        full.statistics(net_input, mask, batch=1)
+        assert full.cached_batches == 0  # what does not fit is not kept
 
 
 def test_statistics_kept_in_memory_change_nothing(corpus: Corpus, tmp_path: Path) -> None:
