@@ -106,6 +106,17 @@ def proxy_dirichlet_forward_loss(
 
     Raises:
         InputError: shapes differ, or an unknown offset or normalisation.
+
+    Example:
+        >>> import torch
+        >>> from seqdistill.teachers import ensemble_statistics
+        >>> from seqdistill.targets import proxy_dirichlet_target
+        >>> s = ensemble_statistics(torch.tensor([[[0.9, 0.1]], [[0.5, 0.5]]]).log())
+        >>> t = proxy_dirichlet_target(s)
+        >>> equal = (t.precision.unsqueeze(-1) * t.mean_probs).log()
+        >>> loss_sum, tokens = proxy_dirichlet_forward_loss(equal, t)
+        >>> bool(loss_sum.abs() < 1e-6), int(tokens)
+        (True, 1)
     """
     check_offset(offset)
     check_vocabulary(logits, target.mean_probs, "the target's mean_probs")
