@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from seqdistill.errors import InputError
 
@@ -12,7 +12,7 @@ from seqdistill.errors import InputError
 @contextmanager
 def atomic_write(
     path: str | Path, *, overwrite: bool = True, binary: bool = False
-) -> Iterator[IO]:  # type: ignore[type-arg]
+) -> Iterator[IO[Any]]:
     """Open ``path`` for writing so that it appears only when the block ends without an error.
 
     The text goes to ``path + ".part"`` first; a crash leaves that file and any old ``path`` alone.

@@ -19,7 +19,7 @@ class StudentHead:
     Attributes:
         kind: ``dirichlet`` (α = e^z + offset) or ``softmax`` (an ordinary model).
         offset: the Dirichlet's o, 1 or 0; None for ``softmax``.
-        predictive: ``base``, softmax(z), or ``mean``, α/α₀ (MATH: they differ by the mass that the
+        predictive: ``base``, softmax(z), or ``mean``, α/α₀ (they differ by the mass that the
             offsets move to the uniform distribution). ``softmax`` models have only the base.
         measures: names of the uncertainty measures to write; None writes all.
     """
