@@ -198,7 +198,7 @@ def resolve(command: Sequence[str]) -> list[str]:
     program, *arguments = command
     if program == "python":
         return [sys.executable, *arguments]
-    beside = Path(sys.executable).with_name(program)
+    beside = Path(sys.executable).parent / program  # the program itself where its path is whole
     return [str(beside) if beside.exists() else program, *arguments]
 
 

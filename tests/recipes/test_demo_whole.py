@@ -10,7 +10,7 @@ import pytest
 
 from recipes.common.recipe import REPOSITORY, load
 from seqdistill.hypotheses import read_hypotheses
-from seqdistill.uncertainty import measures_of
+from seqdistill.uncertainty.measures import measures_of
 
 pytestmark = pytest.mark.slow
 
