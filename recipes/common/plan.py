@@ -239,8 +239,6 @@ def generate_step(
     arguments: Arguments = {
         "path": ":".join(str(path) for path in paths),
         "gen-subset": name,
-        # fairseq leaves out the last batch when its size is no multiple of this (8 by default).
-        "required-batch-size-multiple": 1,
         "remove-bpe": "sentencepiece",
         "predictive": recipe.systems[system].predictive,
         **(recipe.decode.force | {"score-reference": True} if forced else recipe.decode.search),

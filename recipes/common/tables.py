@@ -87,17 +87,18 @@ def rejection_table(results: dict[str, Any]) -> str:
 
 
 def quality_table(results: dict[str, Any]) -> str:
-    """Systems by the sets that have references."""
+    """Systems by the sets that have references, and the signatures of the scores."""
     systems = list(results["systems"].values())
-    sets = [name for name in systems[0]["quality"] if systems[0]["quality"][name]]
-    rows = []
-    for system in systems:
-        scores = [system["quality"][name] for name in sets]
-        cells = [f"{s['bleu']['value']:.1f} / {s['chrf']['value']:.1f}" for s in scores]
-        rows.append([system["label"], *cells])
+    sets = [name for name in ("test", *results["sets"]) if any(s["quality"][name] for s in systems)]
+    if not sets:
+        return "No set has references."
+    rows = [
+        [system["label"], *(_quality(system["quality"][name]) for name in sets)]
+        for system in systems
+    ]
     table = format_table(["system", *sets], rows, "markdown")
-    scores = [systems[0]["quality"]["test"][name] for name in ("bleu", "chrf")]
-    signatures = [f"- {score['metric']}: `{score['signature']}`" for score in scores]
+    scored = next(s["quality"][sets[0]] for s in systems if s["quality"][sets[0]])
+    signatures = [f"- {name}: `{scored[name]['signature']}`" for name in ("bleu", "chrf")]
     return "\n".join([table, "", *signatures])
 
 
@@ -157,6 +158,12 @@ def _entries(system: dict[str, Any], measure: str) -> list[dict[str, Any]]:
 def _mean_auroc(system: dict[str, Any], measure: str) -> float | None:
     values = [entry["auroc"]["value"] for entry in _entries(system, measure)]
     return sum(values) / len(values) if values else None
+
+
+def _quality(score: dict[str, Any] | None) -> str:
+    if score is None:
+        return NONE
+    return f"{score['bleu']['value']:.1f} / {score['chrf']['value']:.1f}"
 
 
 def _number(value: float | None, digits: int, factor: float = 1.0) -> str:

@@ -1,0 +1,143 @@
+"""From hypotheses to tables: likeness to the reference system, and cells without a number."""
+
+from dataclasses import replace
+
+import pytest
+
+from recipes.common.fidelity import fidelity
+from recipes.common.tables import NONE, results_markdown
+from seqdistill.errors import InputError
+from seqdistill.hypotheses import Hypothesis, ModelInfo
+
+
+def forced(number: int, log_probs: list[float], **token_uncertainty: list[float]) -> Hypothesis:
+    return Hypothesis(
+        id=number,
+        rank=0,
+        text="a b",
+        tokens=[4, 5, 2],
+        pieces=["a", "b", "</s>"],
+        log_prob=sum(log_probs),
+        token_log_probs=log_probs,
+        token_uncertainty=token_uncertainty,
+        uncertainty={name: sum(values) / 3 for name, values in token_uncertainty.items()},
+        model=ModelInfo("ensemble", 2, "pe"),
+        forced=True,
+    )
+
+
+ENSEMBLE = [
+    forced(0, [-0.1, -0.2, -0.3], total_uncertainty=[0.3, 0.2, 0.1], epkl=[1.0, 3.0, 2.0]),
+    forced(1, [-1.0, -0.5, -0.4], total_uncertainty=[0.6, 0.5, 0.4], epkl=[4.0, 5.0, 6.0]),
+]
+
+
+def test_a_system_is_like_itself() -> None:
+    likeness = fidelity(ENSEMBLE, ENSEMBLE, "ensemble")
+    assert likeness.log_prob_gap == 0
+    assert likeness.n_tokens == 6
+    assert likeness.spearman == pytest.approx({"epkl": 1.0, "total_uncertainty": 1.0})
+
+
+def test_measures_of_students_find_their_counterparts() -> None:
+    student = [
+        replace(
+            hypothesis,
+            token_log_probs=[p - 0.5 for p in hypothesis.token_log_probs],
+            token_uncertainty={
+                # the order is turned round; a constant has no order; the last has no counterpart
+                "total_uncertainty_base": [-u for u in measured["total_uncertainty"]],
+                "epkl": [1.0, 1.0, 1.0],
+                "inverse_precision": [1.0, 2.0, 3.0],
+            },
+        )
+        for hypothesis in ENSEMBLE
+        for measured in [hypothesis.token_uncertainty]
+    ]
+    likeness = fidelity(student, ENSEMBLE, "ensemble")
+    assert likeness.log_prob_gap == pytest.approx(0.5)
+    assert likeness.spearman == {"total_uncertainty_base": pytest.approx(-1.0), "epkl": None}
+
+
+def test_other_texts_cannot_be_compared() -> None:
+    other = [replace(ENSEMBLE[0], tokens=[4, 6, 2]), ENSEMBLE[1]]
+    with pytest.raises(InputError, match="scored texts differ from those of ensemble"):
+        fidelity(other, ENSEMBLE, "ensemble")
+    with pytest.raises(InputError, match="scored texts differ"):
+        fidelity(ENSEMBLE[:1], ENSEMBLE, "ensemble")
+
+
+def estimate(value: float) -> dict[str, float | None]:
+    return {"value": value, "low": None, "high": None}
+
+
+def results() -> dict[str, object]:
+    """Two systems; the first is an ordinary model without knowledge uncertainty or references."""
+    full = {
+        "label": "all",
+        "quality": {
+            name: {
+                "bleu": {"metric": "bleu", "value": 30.0, "signature": "nrefs:1|tok:13a"},
+                "chrf": {"metric": "chrf", "value": 50.0, "signature": "nrefs:1|nc:6"},
+            }
+            for name in ("test", "news")
+        },
+        "likelihood": {"nll": 2.5},
+        "calibration": {"ece": 0.05},
+        "fidelity": {"log_prob_gap": 0.25, "spearman": {"total_uncertainty": 0.9}},
+        "ood": [
+            {
+                "measure": measure,
+                "set": "news",
+                "auroc": {"value": value, "low": value - 0.1, "high": value + 0.1},
+            }
+            for measure, value in (("total_uncertainty", 0.7), ("reverse_mutual_information", 0.8))
+        ],
+        "rejection": {"total_uncertainty": {"prr": estimate(0.4)}},
+    }
+    bare = {
+        "label": "bare",
+        "quality": {"test": None, "news": None},
+        "likelihood": None,
+        "calibration": None,
+        "fidelity": None,
+        "ood": None,
+        "rejection": {},
+    }
+    step = {"name": "text", "stage": "data", "commit": None, "seconds": 75.0, "resumed": True}
+    return {
+        "title": "A title",
+        "recipe": "demo",
+        "scale": "tiny",
+        "seed": 1,
+        "measures": ["total_uncertainty", "reverse_mutual_information"],
+        "sets": {"news": "what it is"},
+        "systems": {"all": full, "bare": bare},
+        "steps": [step],
+        "hardware": {"processor": "a processor", "cores": 2, "accelerator": None},
+        "versions": {"python": "3.11", "torch": None},
+    }
+
+
+def test_tables_show_every_number_and_a_dash_for_none() -> None:
+    text = results_markdown(results())
+    summary = {
+        cells[0]: cells[1:]
+        for line in text.split("\n## ")[0].splitlines()
+        if line.startswith("| ")
+        for cells in [[cell.strip() for cell in line.strip("| ").split(" | ")]]
+    }
+    assert summary["all"] == ["30.0", "50.0", "2.500", "0.050", "70.0", "80.0", "40.0", "0.90"]
+    assert summary["bare"] == [NONE] * 8
+    for expected in (
+        "# A title (scale tiny)",
+        "70.0 [60.0, 80.0]",
+        "30.0 / 50.0",
+        "`nrefs:1|tok:13a`",
+        "--set scale=tiny",
+        "commit: unknown",
+        "data 1:15 min",
+        "interrupted and resumed, last part timed only: text",
+    ):
+        assert expected in text
+    assert "torch" not in text
