@@ -14,7 +14,7 @@ _BLOCK = re.compile(
 )
 _LINK = re.compile(r"\]\(([^)\s]+)\)")
 _HEADING = re.compile(r"^#+ +(.+?)(?: *\{#([\w-]+)\})?$", re.M)
-_KEYWORDS = {"do", "then", "else"}
+_KEYWORDS = {"do", "export"}
 
 
 @dataclass(frozen=True)
@@ -81,9 +81,7 @@ def _fill_in(words: list[str], variables: dict[str, str]) -> list[str]:
         return []
     if words == ["done"]:
         return []
-    if words[0] in _KEYWORDS:
-        words = words[1:]
-    if words[0] == "export":
+    while words and words[0] in _KEYWORDS:
         words = words[1:]
     while words and (match := re.fullmatch(r"([A-Za-z_]\w*)=(.*)", words[0], re.S)):
         variables[match[1]] = match[2]

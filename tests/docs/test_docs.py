@@ -11,6 +11,7 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
+import yaml
 
 from seqdistill.hypotheses import Hypothesis, ModelInfo
 from seqdistill.uncertainty import MEASURES
@@ -127,7 +128,8 @@ def test_commands_are_found() -> None:
 
 
 def test_a_wrong_option_is_noticed(capsys: pytest.CaptureFixture[str]) -> None:
-    command = ["seqdistill-fairseq-train", "data-bin", "--criterion", "proxy_dirichlet"]
+    command = ["seqdistill-fairseq-train", "data-bin", "--arch", "transformer"]
+    command += ["--criterion", "proxy_dirichlet"]
     check_command([*command, "--concentration", "exact"])
     for wrong in (["--concentration", "exactly"], ["--no-such-option"]):
         with pytest.raises(SystemExit):
@@ -155,6 +157,19 @@ def test_the_guide_has_every_option() -> None:
             if field.name not in stock and not field.name.startswith("_"):
                 option = "--" + field.name.replace("_", "-")
                 assert f"| `{option}` |" in guide, f"{option} of {config.__name__} is missing"
+
+
+def test_the_hydra_configuration_has_known_keys() -> None:
+    from fairseq_plugins.criterions.proxy_dirichlet import ProxyDirichletConfig
+    from fairseq_plugins.tasks.ensemble_teacher_translation import EnsembleTeacherTranslationConfig
+
+    (block,) = [b for b in blocks(DOCS / "fairseq.md") if b.language == "yaml"]
+    configuration = yaml.safe_load(block.code)
+    for group, config in (
+        ("task", EnsembleTeacherTranslationConfig),
+        ("criterion", ProxyDirichletConfig),
+    ):
+        assert configuration[group].keys() <= {field.name for field in fields(config)}
 
 
 def test_the_example_line_is_a_hypothesis() -> None:
