@@ -5,5 +5,6 @@ set -euo pipefail
 
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)"
 bash "$root/scripts/setup.sh"
+bin="$(cd "${SEQDISTILL_VENV:-$root/.venv}/bin" && pwd -P)"
 cd "$root"
-exec "${SEQDISTILL_VENV:-$root/.venv}/bin/python" -m recipes.common.run recipes/demo "$@"
+exec "$bin/python" -m recipes.common.run recipes/demo "$@"

@@ -12,6 +12,7 @@ set -euo pipefail
 
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)"
 venv="${SEQDISTILL_VENV:-$root/.venv}"
+[[ "$venv" == /* ]] || venv="$PWD/$venv"
 stamp="$venv/seqdistill-setup.stamp"
 log="$venv/seqdistill-setup.log"
 

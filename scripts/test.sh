@@ -5,8 +5,8 @@ set -euo pipefail
 
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)"
 bash "$root/scripts/setup.sh"
+bin="$(cd "${SEQDISTILL_VENV:-$root/.venv}/bin" && pwd -P)"
 cd "$root"
-bin="${SEQDISTILL_VENV:-$root/.venv}/bin"
 
 "$bin/ruff" check .
 "$bin/ruff" format --check .
