@@ -1,6 +1,7 @@
 """Load fairseq checkpoints safely, and say clearly what is wrong with a bad one."""
 
 import argparse
+import errno
 import pickle
 import re
 import zipfile
@@ -47,6 +48,8 @@ def load_checkpoint(path: str | Path, overrides: dict[str, Any] | None = None) -
         raise InputError(f"{path}: no such checkpoint; give the path of a fairseq .pt file")
     try:
         state = checkpoint_utils.load_checkpoint_to_cpu(str(path), overrides or {})
+    except KeyError as error:
+        raise InputError(f"{path}: not a fairseq checkpoint (it has no {error})") from error
     except Exception as error:
         raise explain(error, path) from error
     if not isinstance(state, dict) or "model" not in state:
@@ -66,7 +69,10 @@ def explain(error: Exception, path: str | Path) -> Exception:
                 "alone."
             )
         return InputError(f"{path}: not a checkpoint, or damaged ({text.splitlines()[0]})")
-    damaged = isinstance(error, EOFError | zipfile.BadZipFile) or (
+    # A zip archive cut short makes torch seek before the file's beginning: EINVAL.
+    bad_seek = isinstance(error, OSError) and error.errno == errno.EINVAL
+    damaged = isinstance(error, EOFError | zipfile.BadZipFile) or bad_seek
+    damaged = damaged or (
         isinstance(error, RuntimeError)
         and ("PytorchStreamReader" in text or "zip archive" in text or "unexpected EOF" in text)
     )

@@ -77,7 +77,8 @@ def logged(output: str, logger: str) -> list[dict[str, float]]:
     for line in output.splitlines():
         parts = line.split(" | ", 3)
         if len(parts) == 4 and parts[2] == logger and parts[3].startswith("{"):
-            records.append({k: float(v) for k, v in json.loads(parts[3]).items()})
+            values = json.loads(parts[3])
+            records.append({k: float(v) for k, v in values.items() if v is not None})
     return records
 
 
@@ -111,6 +112,8 @@ def save_teacher(data: Path, seed: int, name: str | None = None) -> Path:
     dictionary = Dictionary.load(str(data / "dict.en.txt"))
     task = TranslationTask(TranslationConfig(), dictionary, dictionary)
     model = TransformerModel.build_model(tiny_settings(), task)
+    # Random weights alone predict nearly uniformly everywhere; these teachers have opinions.
+    model.decoder.output_projection.weight.data.mul_(6.0)
     model.student_head = None
     path = data / (name or f"teacher{seed}.pt")
     save_checkpoint(path, model)

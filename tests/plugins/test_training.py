@@ -7,11 +7,18 @@ from pathlib import Path
 
 import pytest
 import torch
+from fairseq.criterions import CRITERION_DATACLASS_REGISTRY
 from fairseq.data import Dictionary
+from omegaconf import OmegaConf
 
+from fairseq_plugins.tasks.ensemble_teacher_translation import (
+    EnsembleTeacherTranslationConfig,
+    EnsembleTeacherTranslationTask,
+)
 from fairseq_plugins.teachers import TeacherEnsemble
 from seqdistill.hypotheses import read_hypotheses
 from tests.plugins.corpus import PROGRAMS, Corpus, logged, run, train, training_arguments
+from tests.plugins.tiny_models import tiny_settings
 
 
 def weights(save_dir: Path) -> dict[str, torch.Tensor]:
@@ -39,7 +46,8 @@ def losses(output: str) -> list[float]:
 def test_a_student_trains_and_logs_what_matters(
     corpus: Corpus, tmp_path: Path, criterion: str, options: list[str], kind: str
 ) -> None:
-    result = train(corpus, tmp_path, "--criterion", criterion, "--max-update", 16, *options)
+    options = [*options, "--criterion", criterion, "--max-update", "16", "--student-init", "1"]
+    result = train(corpus, tmp_path, *options)
     assert result.returncode == 0, result.stderr
     curve = losses(result.stdout + result.stderr)
     assert len(curve) == 16
@@ -201,13 +209,33 @@ hydra: {{run: {{dir: {tmp_path}}}}}
     assert (tmp_path / "student" / "checkpoint_last.pt").is_file()
 
 
-def test_bf16_flag_trains_on_this_device(corpus: Corpus, tmp_path: Path) -> None:
-    result = train(
-        corpus, tmp_path, "--criterion", "proxy_dirichlet", "--max-update", 2, "--bf16",
-        "--ensemble-dtype", "bfloat16",
-    )  # fmt: skip
-    assert result.returncode == 0, result.stdout + result.stderr
-    assert all(math.isfinite(loss) for loss in losses(result.stdout + result.stderr))
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("name", ["proxy_dirichlet", "end2", "mean_kl"])
+def test_half_precision_students_and_teachers(
+    corpus: Corpus, name: str, dtype: torch.dtype
+) -> None:
+    """What --bf16 and --fp16 make of a model; fairseq itself takes the flags on GPUs only."""
+    dictionary = Dictionary.load(str(corpus.data / "dict.en.txt"))
+    settings = EnsembleTeacherTranslationConfig(
+        ensemble_paths=corpus.ensemble_paths, ensemble_dtype=str(dtype).removeprefix("torch.")
+    )
+    task = EnsembleTeacherTranslationTask(settings, dictionary, dictionary)
+    model = task.build_model(tiny_settings()).to(dtype)
+    config = CRITERION_DATACLASS_REGISTRY[name](_name=name, mix_weight=0.2, sentence_avg=False)
+    criterion = task.build_criterion(OmegaConf.structured(config)).train()
+    tokens = torch.tensor([[5, 6, 7, 2], [8, 9, 2, 1]])
+    net_input = {
+        "src_tokens": tokens,
+        "src_lengths": torch.tensor([4, 3]),
+        "prev_output_tokens": tokens,
+    }
+    sample = {"id": torch.arange(2), "net_input": net_input, "target": tokens, "ntokens": 7}
+    loss, sample_size, _ = criterion(model, sample)
+    (loss * 128 / sample_size).backward()  # a loss scale, as fp16 trainings have
+    assert loss.dtype == torch.float32
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    assert gradients
+    assert all(bool(g.isfinite().all()) for g in gradients)
 
 
 def test_python_is_the_one_that_is_tested() -> None:
