@@ -67,7 +67,8 @@ class Step:
     def title(self) -> str:
         """The name after its stage: ``3 distil · proxy``."""
         stage = STAGES[self.stage]
-        return f"{self.stage} {stage} · {self.name.removeprefix(stage).strip()}"
+        rest = self.name.removeprefix(stage).strip()
+        return f"{self.stage} {stage}{' · ' + rest if rest else ''}"
 
     def needs(self, other: "Step") -> bool:
         """Whether this step reads something that the other one writes."""
