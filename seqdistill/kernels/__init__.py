@@ -1,1 +1,17 @@
 """The losses of this project fused with the projections, in one pass over the vocabulary."""
+
+from seqdistill.kernels.fused import FusedLoss, TokenRows, fused_distillation_loss
+from seqdistill.kernels.select import BACKENDS, backend_status
+from seqdistill.kernels.settings import DistillationLoss
+from seqdistill.kernels.sources import MemberLogits, MemberProjections
+
+__all__ = [
+    "BACKENDS",
+    "DistillationLoss",
+    "FusedLoss",
+    "MemberLogits",
+    "MemberProjections",
+    "TokenRows",
+    "backend_status",
+    "fused_distillation_loss",
+]

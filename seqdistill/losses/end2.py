@@ -59,10 +59,12 @@ def end2_loss(
             members, temperature=1.0 if temperature is None else temperature, token_mask=token_mask
         )
     check_vocabulary(logits, statistics.mean_log_probs, "the members' log-probabilities")
-    return masked_sum(_rows(offset), logits, (statistics.mean_log_probs,), token_mask)
+    return masked_sum(end2_rows(offset), logits, (statistics.mean_log_probs,), token_mask)
 
 
-def _rows(offset: float) -> RowFunction:
+def end2_rows(offset: float) -> RowFunction:
+    """Return the row function; its targets: ℓ̄ (n, V)."""
+
     def rows(
         z: Tensor, targets: tuple[Tensor, ...], wants_gradient: bool
     ) -> tuple[Tensor, Tensor | None]:

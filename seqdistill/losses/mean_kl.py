@@ -34,12 +34,13 @@ def mean_kl_loss(
         (True, 1)
     """
     check_vocabulary(logits, statistics.mean_probs, "the ensemble's mean_probs")
-    return masked_sum(_rows, logits, (statistics.mean_probs,), token_mask)
+    return masked_sum(mean_kl_rows, logits, (statistics.mean_probs,), token_mask)
 
 
-def _rows(
+def mean_kl_rows(
     z: Tensor, targets: tuple[Tensor, ...], wants_gradient: bool
 ) -> tuple[Tensor, Tensor | None]:
+    """Return the loss (n) and its derivative (n, V); targets: p̄ (n, V)."""
     mean_probs = targets[0]
     log_probs = torch.log_softmax(z, dim=-1)
     log_mean = mean_probs.clamp_min(torch.finfo(z.dtype).tiny).log()

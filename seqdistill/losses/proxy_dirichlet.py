@@ -68,17 +68,9 @@ def proxy_dirichlet_loss(
     check_offset(offset)
     check_vocabulary(logits, target.mean_probs, "the target's mean_probs")
     V = logits.shape[-1]
-    if normalisation == "proxy":
-        inverse_w = target.inverse_precision
-    elif normalisation == "total":
-        # Not d/(1 + V d): where the members contradict each other V d overflows.
-        inverse_w = 1 / (target.precision + V)
-    else:
-        raise InputError(
-            f"expected a normalisation among {', '.join(NORMALISATIONS)}, got {normalisation!r}"
-        )
-    rows = _reverse_rows_offset_one if offset == 1 else _reverse_rows_offset_zero
-    return masked_sum(rows, logits, (target.mean_probs, inverse_w), token_mask)
+    inverse_w = inverse_normalisation(target.inverse_precision, V, normalisation)
+    targets = (target.mean_probs, inverse_w)
+    return masked_sum(reverse_rows(offset), logits, targets, token_mask)
 
 
 def proxy_dirichlet_forward_loss(
@@ -120,12 +112,36 @@ def proxy_dirichlet_forward_loss(
     """
     check_offset(offset)
     check_vocabulary(logits, target.mean_probs, "the target's mean_probs")
-    if normalisation not in NORMALISATIONS:
-        raise InputError(
-            f"expected a normalisation among {', '.join(NORMALISATIONS)}, got {normalisation!r}"
-        )
-    rows = _forward_rows(offset, normalisation)
-    return masked_sum(rows, logits, (target.mean_probs, target.inverse_precision), token_mask)
+    inverse_precision = forward_precision(target.inverse_precision)
+    inverse_w = inverse_normalisation(inverse_precision, logits.shape[-1], normalisation)
+    targets = (target.mean_probs, inverse_precision, inverse_w)
+    return masked_sum(forward_rows(offset), logits, targets, token_mask)
+
+
+def inverse_normalisation(inverse_precision: Tensor, V: int, normalisation: str) -> Tensor:
+    """Return 1/w (...) from 1/β̃₀: of β̃₀ (``proxy``) or of β̃₀ + V (``total``).
+
+    Raises:
+        InputError: an unknown normalisation.
+    """
+    if normalisation == "proxy":
+        return inverse_precision
+    if normalisation == "total":
+        # Not d/(1 + V d): where the members contradict each other V d overflows.
+        return 1 / (inverse_precision.reciprocal() + V)
+    raise InputError(
+        f"expected a normalisation among {', '.join(NORMALISATIONS)}, got {normalisation!r}"
+    )
+
+
+def forward_precision(inverse_precision: Tensor) -> Tensor:
+    """Return 1/β̃₀ (...) kept above 0, where the forward KL would diverge."""
+    return inverse_precision.clamp_min(1 / _LARGEST_PRECISION)
+
+
+def reverse_rows(offset: float) -> RowFunction:
+    """Return the row function of the reverse KL; its targets: p̄ (n, V) and 1/w (n)."""
+    return _reverse_rows_offset_one if offset == 1 else _reverse_rows_offset_zero
 
 
 def _reverse_rows_offset_one(
@@ -168,16 +184,15 @@ def _reverse_rows_offset_zero(
     return loss, gradient
 
 
-def _forward_rows(offset: float, normalisation: str) -> RowFunction:
+def forward_rows(offset: float) -> RowFunction:
+    """Return the row function of the forward KL; its targets: p̄ (n, V), 1/β̃₀ and 1/w (n)."""
+
     def rows(
         z: Tensor, targets: tuple[Tensor, ...], wants_gradient: bool
     ) -> tuple[Tensor, Tensor | None]:
         mean_probs = targets[0]
-        inverse_precision = targets[1].unsqueeze(-1).clamp_min(1 / _LARGEST_PRECISION)
+        inverse_precision, inverse_w = targets[1].unsqueeze(-1), targets[2].unsqueeze(-1)
         V = z.shape[-1]
-        inverse_w = inverse_precision
-        if normalisation == "total":
-            inverse_w = 1 / (1 / inverse_precision + V)
         terms = DirichletTerms(z, offset)
         # The proxy is a Dirichlet of the same form: β = e^b + 1 with b = ln(β̃₀ p̄).
         proxy = DirichletTerms(

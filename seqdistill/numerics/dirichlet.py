@@ -28,26 +28,47 @@ class DirichletTerms:
 
     Attributes:
         row_z: (..., 1) y above.
+        row_gap: (..., 1) y − max z.
         log_sum: (..., 1) ln S.
     """
 
     def __init__(self, z: Tensor, offset: float) -> None:
         self.z = z
-        self.offset = offset
-        self.V = z.shape[-1]
         # Relative to the largest logit: a gap of 1e-3 beside logits of 80 keeps its digits.
-        self._largest = z.amax(dim=-1, keepdim=True)
-        self._log_sum_gap = torch.logsumexp(z - self._largest, dim=-1, keepdim=True)
-        self.log_sum = self._largest + self._log_sum_gap
+        largest = z.amax(dim=-1, keepdim=True)
+        log_sum_gap = torch.logsumexp(z - largest, dim=-1, keepdim=True)
+        self._set_rows(z.shape[-1], offset, largest, log_sum_gap)
+
+    @classmethod
+    def of_rows(
+        cls, V: int, offset: float, largest: Tensor, log_sum_gap: Tensor
+    ) -> "DirichletTerms":
+        """Return the terms that are one number a row, where the logits are not at hand.
+
+        Args:
+            V: vocabulary size.
+            offset: 1 or 0.
+            largest: (..., 1) max z.
+            log_sum_gap: (..., 1) ln S − max z.
+        """
+        terms = cls.__new__(cls)
+        terms._set_rows(V, offset, largest, log_sum_gap)
+        return terms
+
+    def _set_rows(self, V: int, offset: float, largest: Tensor, log_sum_gap: Tensor) -> None:
+        self.V = V
+        self.offset = offset
+        self._largest, self._log_sum_gap = largest, log_sum_gap
+        self.log_sum = largest + log_sum_gap
         if offset == 1:
-            others = math.log(self.V - 1) - self._largest
-            self._row_gap = torch.logaddexp(self._log_sum_gap, others)
+            others = math.log(V - 1) - largest
+            self.row_gap = torch.logaddexp(log_sum_gap, others)
             # Not largest + gap: beside logits of −80 the sum would round y ≈ ln(V − 1) at 1e-5.
             self.row_z = torch.logaddexp(
-                self.log_sum, torch.full_like(self.log_sum, math.log(self.V - 1))
+                self.log_sum, torch.full_like(self.log_sum, math.log(V - 1))
             )
         else:
-            self._row_gap = self._log_sum_gap
+            self.row_gap = log_sum_gap
             self.row_z = self.log_sum
 
     @cached_property
@@ -88,7 +109,7 @@ class DirichletTerms:
         """(..., V) ψ(1 + e^z) − ψ(1 + e^y)."""
         return (
             (self.z - self._largest)
-            - self._row_gap
+            - self.row_gap
             + (self.elements.digamma_excess - self.row.digamma_excess)
         )
 

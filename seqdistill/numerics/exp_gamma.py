@@ -25,6 +25,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from seqdistill.numerics.polynomial import horner
+
 # Minimax fits of q on [0, 1], lowest power first; relative errors 1.3e-8 and 4.7e-11. The first
 # coefficient is exactly q(0) = 1/2, which C' needs to stay finite at t = 0. A test holds them
 # against 50-digit arithmetic.
@@ -59,12 +61,9 @@ _COEFFICIENTS = {
 }
 
 
-def _horner(coefficients: tuple[float, ...], x: Tensor) -> Tensor:
-    """Evaluate a polynomial in place of one temporary; lowest power first."""
-    value = torch.full_like(x, coefficients[-1])
-    for c in reversed(coefficients[:-1]):
-        value.mul_(x).add_(c)
-    return value
+def polynomials(dtype: torch.dtype) -> tuple[tuple[float, ...], ...]:
+    """Return the coefficients of q, R (in powers of t) and C (in powers of s), lowest first."""
+    return _COEFFICIENTS[dtype]
 
 
 class ExpGamma:
@@ -89,13 +88,12 @@ class ExpGamma:
             raise TypeError(f"expected float32 or float64 logits, got {z.dtype}")
         self.z = z
         self._q, self._r, self._c = _COEFFICIENTS[z.dtype]
-        # One exponential and one logarithm serve both ends: e^{−|z|} never overflows.
-        small = (-z.abs()).exp()
-        large_share = (1 + small).reciprocal()
-        small_share = small * large_share
-        self.t = torch.where(z > 0, small_share, large_share)
-        self.s = torch.where(z > 0, large_share, small_share)
-        self._log_correction = torch.log1p(small)
+        # e^{−|z|} never overflows. Two more exponentials are cheaper than two torch.where.
+        small = z.abs().neg_().exp_()
+        large_share = (1 + small).reciprocal_()
+        self.t = (-z).clamp_max_(0).exp_().mul_(large_share)
+        self.s = z.clamp_max(0).exp_().mul_(large_share)
+        self._log_correction = small.log1p_()
 
     @cached_property
     def softplus(self) -> Tensor:
@@ -110,12 +108,12 @@ class ExpGamma:
     @cached_property
     def q(self) -> Tensor:
         """(...) x (x ψ'(x) − 1) at x = 1 + e^z."""
-        return _horner(self._q, self.t)
+        return horner(self._q, self.t)
 
     @cached_property
     def r(self) -> Tensor:
         """(...) x (ln x − ψ(x)) at x = 1 + e^z; from γ (z → −∞) to 1/2 (z → ∞)."""
-        return _horner(self._r, self.t)
+        return horner(self._r, self.t)
 
     @cached_property
     def trigamma(self) -> Tensor:
@@ -140,4 +138,4 @@ class ExpGamma:
     @cached_property
     def entropy_term(self) -> Tensor:
         """(...) h = lnΓ(1 + a) − a ψ(1 + a) + a at a = e^z; its derivative in z is g."""
-        return 0.5 * self.softplus + _horner(self._c, self.s)
+        return 0.5 * self.softplus + horner(self._c, self.s)

@@ -74,7 +74,7 @@ def proxy_dirichlet_target(
     elif concentration == "epkl":
         inverse_precision = statistics.epkl / (V - 1)
     elif concentration == "exact":
-        inverse_precision = _inverse_precision_by_rmi(statistics.mean_probs, rmi)
+        inverse_precision = inverse_precision_by_rmi(statistics.mean_probs, rmi)
     else:
         raise InputError(
             f"expected a concentration among {', '.join(CONCENTRATIONS)}, got {concentration!r}"
@@ -82,7 +82,7 @@ def proxy_dirichlet_target(
     return ProxyDirichletTarget(statistics.mean_probs, inverse_precision, concentration)
 
 
-def _inverse_precision_by_rmi(mean_probs: Tensor, rmi: Tensor) -> Tensor:
+def inverse_precision_by_rmi(mean_probs: Tensor, rmi: Tensor) -> Tensor:
     """Solve RMI(Dir(β̃₀ p̄)) = rmi for 1/β̃₀.
 
     With f(x) = x (ln x − ψ(x)), which falls from 1 (x → 0) to 1/2 (x → ∞),

@@ -82,6 +82,16 @@ class SparseTarget:
         }
         return replace(self, **cut)
 
+    def select(self, index: Tensor) -> "SparseTarget":
+        """Return the tokens of an index (n)."""
+        shared = ("prior", "log_prior")
+        cut: dict[str, Any] = {
+            f.name: value[index]
+            for f in fields(self)
+            if f.name not in shared and isinstance(value := getattr(self, f.name), Tensor)
+        }
+        return replace(self, **cut)
+
     def mean_probs(self, out: Tensor | None = None) -> Tensor:
         """Return p̂, (N, V); into ``out`` if given (memory of a chunk is used again)."""
         taken = self._distinct(self.prior[self.pieces]).sum(-1)

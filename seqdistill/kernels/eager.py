@@ -1,0 +1,296 @@
+"""The row operations in plain PyTorch: runs anywhere, and is what the other backends are held to.
+
+The formulas are those of :mod:`seqdistill.losses`. The common cases (``proxy_dirichlet`` and
+``end2`` with offset 1, ``mean_kl``) are written again over a workspace that is allocated once:
+fresh temporaries of this size cost more in page faults than the mathematics. The rest goes through
+the row functions of the losses themselves.
+"""
+
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+from seqdistill.kernels.backend import RowLoss, RowTargets, StudentRows
+from seqdistill.losses.end2 import end2_rows
+from seqdistill.losses.mean_kl import mean_kl_rows
+from seqdistill.losses.proxy_dirichlet import forward_rows, reverse_rows
+from seqdistill.losses.rows import RowFunction
+from seqdistill.numerics import DirichletTerms
+from seqdistill.numerics.exp_gamma import polynomials
+from seqdistill.numerics.polynomial import horner
+
+# Rows × vocabulary worked on at once: a dozen temporaries of 256 KiB (float32) stay in cache.
+_BLOCK_ELEMENTS = 1 << 16
+
+
+class EagerRows:
+    """Row operations by PyTorch's own kernels, float32 or float64, on any device."""
+
+    name = "eager"
+
+    def __init__(self) -> None:
+        self._scratch: dict[str, Tensor] = {}
+
+    def add_member_(
+        self,
+        logits: Tensor,
+        inverse_temperature: float,
+        weight: float,
+        mean_probs: Tensor,
+        mean_log_probs: Tensor,
+        negative_entropy: Tensor,
+    ) -> None:
+        """See :class:`~seqdistill.kernels.backend.RowBackend`."""
+        for rows in self._blocks(logits):
+            z = self._copy("z", logits[rows], mean_probs.dtype)
+            if inverse_temperature != 1:
+                z.mul_(inverse_temperature)
+            z.sub_(z.amax(-1, keepdim=True))
+            exps = torch.exp(z, out=self._like("a", z))
+            total = exps.sum(-1, keepdim=True)
+            z.sub_(total.log())
+            probs = exps.div_(total)
+            # 0 · −∞ is 0 here: a piece that a member excludes has no entropy.
+            lowest = torch.finfo(z.dtype).min
+            terms = torch.clamp_min(z, lowest, out=self._like("b", z)).mul_(probs)
+            negative_entropy[rows].add_(terms.sum(-1), alpha=weight)
+            mean_probs[rows].add_(probs, alpha=weight)
+            mean_log_probs[rows].add_(z, alpha=weight)
+
+    def ensemble_rows(
+        self, mean_probs: Tensor, mean_log_probs: Tensor, negative_entropy: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """See :class:`~seqdistill.kernels.backend.RowBackend`."""
+        finfo = torch.finfo(mean_probs.dtype)
+        total_uncertainty = torch.empty_like(negative_entropy)
+        rmi = torch.empty_like(negative_entropy)
+        for rows in self._blocks(mean_probs):
+            probs = mean_probs[rows]
+            log_mean = torch.clamp_min(probs, finfo.tiny, out=self._like("a", probs)).log_()
+            terms = torch.mul(probs, log_mean, out=self._like("b", probs))
+            total_uncertainty[rows] = -terms.sum(-1)
+            # Differences first, then the sum: nearly equal members would cancel otherwise.
+            lowest = torch.clamp_min(mean_log_probs[rows], finfo.min, out=self._like("b", probs))
+            gap = log_mean.sub_(lowest).mul_(probs)
+            rmi[rows] = gap.sum(-1).clamp_min_(0.0)
+        return total_uncertainty, rmi
+
+    def student_rows_(
+        self, logits: Tensor, loss: RowLoss, targets: RowTargets, wants_gradient: bool
+    ) -> StudentRows:
+        """See :class:`~seqdistill.kernels.backend.RowBackend`."""
+        dtype = torch.promote_types(logits.dtype, torch.float32)
+        largest = logits.amax(-1, keepdim=True).to(dtype)
+        log_gap = torch.empty_like(largest)
+        for rows in self._blocks(logits):
+            z = self._copy("z", logits[rows], dtype)
+            log_gap[rows] = z.sub_(largest[rows]).exp_().sum(-1, keepdim=True).log_()
+        reference_logit = None
+        if targets.references is not None:
+            index = targets.references.unsqueeze(-1)
+            reference_logit = logits.gather(-1, index).squeeze(-1).to(dtype)
+        # What is one number a row is computed once for all: tiny tensors cost a call each.
+        scalars = _RowScalars.of(logits.shape[-1], largest, log_gap, loss)
+        row_loss = torch.empty_like(largest[:, 0])
+        for rows in self._blocks(logits):
+            z = self._copy("z", logits[rows], dtype)
+            cut = _cut(targets, rows)
+            block = scalars.rows(rows)
+            block_loss, gradient = self._distil(z, block, loss, cut, wants_gradient)
+            if loss.mix_weight and cut.references is not None:
+                block_loss = self._mix_(block_loss, gradient, z, block, loss, cut.references)
+            row_loss[rows] = block_loss
+            if gradient is not None:
+                if cut.row_weight is not None:
+                    gradient.mul_(cut.row_weight.unsqueeze(-1))
+                logits[rows] = gradient
+        if targets.row_weight is not None:
+            row_loss.mul_(targets.row_weight)
+        return StudentRows(row_loss, scalars.log_sum[:, 0], reference_logit, largest[:, 0])
+
+    def _distil(
+        self,
+        z: Tensor,
+        row: "_RowScalars",
+        loss: RowLoss,
+        targets: RowTargets,
+        wants_gradient: bool,
+    ) -> tuple[Tensor, Tensor | None]:
+        if loss.kind == "proxy_dirichlet" and loss.offset == 1:
+            mean_probs, inverse_w = _given(targets.mean_probs, targets.inverse_w)
+            return self._proxy_dirichlet(z, row, mean_probs, inverse_w.unsqueeze(-1))
+        if loss.kind == "end2" and loss.offset == 1:
+            return self._end2(z, row, *_given(targets.mean_log_probs))
+        rows: RowFunction
+        if loss.kind == "mean_kl":
+            rows, given = mean_kl_rows, _given(targets.mean_probs)
+        elif loss.kind == "proxy_dirichlet":
+            rows, given = reverse_rows(loss.offset), _given(targets.mean_probs, targets.inverse_w)
+        elif loss.kind == "proxy_dirichlet_forward":
+            rows = forward_rows(loss.offset)
+            given = _given(targets.mean_probs, targets.inverse_precision, targets.inverse_w)
+        else:
+            rows, given = end2_rows(loss.offset), _given(targets.mean_log_probs)
+        return rows(z, given, wants_gradient)
+
+    def _proxy_dirichlet(
+        self, z: Tensor, row: "_RowScalars", mean_probs: Tensor, inverse_w: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        q_coefficients = polynomials(z.dtype)[0]
+        # t = 1/(1 + e^z), s = 1 − t, and ln(1 + e^{−|z|}) of :class:`ExpGamma`, in the workspace.
+        correction, t, s = self._exp_gamma(z)
+        gap = self._digamma_gap(z, row, correction, t)
+        fit = gap.mul_(mean_probs).sum(-1)
+        # H[Dir(α)] = Σ h(z) − h(y) + (V − 1)(1 − ψ(α₀)).
+        entropy = self._entropy_term(z, correction, s).sum(-1) + row.entropy[:, 0]
+        loss = -fit - entropy * inverse_w[:, 0]
+
+        gradient = self._log_probs("gradient", z, row).exp_()
+        gradient.mul_(row.u_total + row.g_total * inverse_w)
+        q = horner(q_coefficients, t, out=self._like("a", z))
+        u = t.mul_(q).add_(1).mul_(s)
+        gradient.addcmul_(mean_probs, u, value=-1)
+        g = q.mul_(s).neg_().add_(1).mul_(s)
+        return loss, gradient.addcmul_(g, inverse_w, value=-1)
+
+    def _end2(self, z: Tensor, row: "_RowScalars", mean_log_probs: Tensor) -> tuple[Tensor, Tensor]:
+        correction, t, s = self._exp_gamma(z)
+        gap = self._digamma_gap(z, row, correction, t)
+        gradient = torch.exp(z, out=self._like("gradient", z)).mul_(gap.sub_(mean_log_probs))
+        local = self._entropy_term(z, correction, s).add_(gradient)
+        return local.sum(-1) + row.entropy[:, 0], gradient
+
+    def _log_probs(self, name: str, z: Tensor, row: "_RowScalars") -> Tensor:
+        # Not z − ln S: both may be 80, and their difference would lose two digits.
+        return torch.sub(z, row.largest, out=self._like(name, z)).sub_(row.log_gap)
+
+    def _exp_gamma(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        small = torch.abs(z, out=self._like("small", z)).neg_().exp_()
+        share = torch.add(small, 1, out=self._like("a", z)).reciprocal_()
+        t = torch.neg(z, out=self._like("t", z)).clamp_max_(0).exp_().mul_(share)
+        s = torch.clamp_max(z, 0, out=self._like("s", z)).exp_().mul_(share)
+        return small.log1p_(), t, s
+
+    def _digamma_gap(self, z: Tensor, row: "_RowScalars", correction: Tensor, t: Tensor) -> Tensor:
+        """Return ψ(α) − ψ(α₀) as a difference of bounded terms."""
+        r_coefficients = polynomials(z.dtype)[1]
+        gap = horner(r_coefficients, t, out=self._like("a", z)).mul_(t).neg_()
+        gap.add_(torch.neg(z, out=self._like("b", z)).clamp_min_(0)).add_(correction)
+        gap.sub_(row.digamma_excess)
+        # Relative to the largest logit first: z itself may be large, the gap is not.
+        return gap.add_(torch.sub(z, row.largest, out=self._like("b", z)).sub_(row.row_gap))
+
+    def _entropy_term(self, z: Tensor, correction: Tensor, s: Tensor) -> Tensor:
+        """Return h(z) = softplus(z)/2 + C(s)."""
+        softplus = torch.clamp_min(z, 0, out=self._like("b", z)).add_(correction)
+        c_coefficients = polynomials(z.dtype)[2]
+        return horner(c_coefficients, s, out=self._like("a", z)).add_(softplus, alpha=0.5)
+
+    def _mix_(
+        self,
+        row_loss: Tensor,
+        gradient: Tensor | None,
+        z: Tensor,
+        row: "_RowScalars",
+        loss: RowLoss,
+        references: Tensor,
+    ) -> Tensor:
+        """Return (1 − w) · distillation + w · label-smoothed cross-entropy; the gradient too."""
+        w, V = loss.mix_weight, z.shape[-1]
+        other = loss.label_smoothing / (V - 1)
+        reference = 1 - loss.label_smoothing - other
+        index = references.unsqueeze(-1)
+        log_probs = self._log_probs("b", z, row)
+        cross_entropy = -reference * log_probs.gather(-1, index).squeeze(-1)
+        if other:
+            cross_entropy -= other * log_probs.sum(-1)
+        if gradient is not None:
+            gradient.mul_(1 - w).add_(log_probs.exp_(), alpha=w)
+            if other:
+                gradient.sub_(w * other)
+            at_reference = torch.full_like(index, -w * reference, dtype=gradient.dtype)
+            gradient.scatter_add_(-1, index, at_reference)
+        return (1 - w) * row_loss + w * cross_entropy
+
+    def _blocks(self, rows: Tensor) -> list[slice]:
+        n, V = rows.shape
+        size = max(1, _BLOCK_ELEMENTS // V)
+        return [slice(begin, min(begin + size, n)) for begin in range(0, n, size)]
+
+    def _like(self, name: str, example: Tensor) -> Tensor:
+        """Return memory of an example's size, the same for a name as long as the sizes fit."""
+        held = self._scratch.get(name)
+        if (
+            held is None
+            or held.numel() < example.numel()
+            or held.dtype != example.dtype
+            or held.device != example.device
+        ):
+            held = torch.empty(example.numel(), dtype=example.dtype, device=example.device)
+            self._scratch[name] = held
+        return held[: example.numel()].view(example.shape)
+
+    def _copy(self, name: str, rows: Tensor, dtype: torch.dtype) -> Tensor:
+        size = rows.numel()
+        held = self._scratch.get(name)
+        if held is None or held.numel() < size or held.dtype != dtype or held.device != rows.device:
+            held = torch.empty(size, dtype=dtype, device=rows.device)
+            self._scratch[name] = held
+        return held[:size].view(rows.shape).copy_(rows)
+
+
+@dataclass(frozen=True)
+class _RowScalars:
+    """What is one number a row, (n, 1) each."""
+
+    largest: Tensor
+    log_gap: Tensor  # ln S − max z
+    log_sum: Tensor
+    row_gap: Tensor
+    digamma_excess: Tensor
+    entropy: Tensor  # H[Dir(α)] − Σ h(z)
+    u_total: Tensor
+    g_total: Tensor
+
+    @classmethod
+    def of(cls, V: int, largest: Tensor, log_gap: Tensor, loss: RowLoss) -> "_RowScalars":
+        terms = DirichletTerms.of_rows(V, loss.offset, largest, log_gap)
+        row = terms.row
+        # With b = α₀ − 1 = e^y and ρ = S/b: U₀ = ρ u(y), G₀ = ρ (g(y) + (V − 1) u(y)).
+        share = (terms.log_sum - terms.row_z).exp()
+        return cls(
+            largest=largest,
+            log_gap=log_gap,
+            log_sum=terms.log_sum,
+            row_gap=terms.row_gap,
+            digamma_excess=row.digamma_excess,
+            entropy=(V - 1) * (1 - row.digamma) - row.entropy_term,
+            u_total=share * row.trigamma,
+            g_total=share * (row.trigamma_gap + (V - 1) * row.trigamma),
+        )
+
+    def rows(self, rows: slice) -> "_RowScalars":
+        return _RowScalars(*(getattr(self, f.name)[rows] for f in fields(self)))
+
+
+def _cut(targets: RowTargets, rows: slice) -> RowTargets:
+    def part(value: Tensor | None) -> Tensor | None:
+        return None if value is None else value[rows]
+
+    return RowTargets(
+        part(targets.mean_probs),
+        part(targets.mean_log_probs),
+        part(targets.inverse_w),
+        part(targets.inverse_precision),
+        part(targets.references),
+        part(targets.row_weight),
+    )
+
+
+def _given(*values: Tensor | None) -> tuple[Tensor, ...]:
+    """Return the targets a loss needs; a missing one is the driver's mistake, not the user's."""
+    given = tuple(value for value in values if value is not None)
+    if len(given) != len(values):
+        raise TypeError("the driver left out a target that this loss needs")
+    return given
