@@ -27,6 +27,18 @@ VERBS: dict[str, tuple[str, str]] = {
         "seqdistill.cli.report",
         "write one HTML page on the quality and the uncertainty of systems",
     ),
+    "cache-targets": (
+        "seqdistill.cli.cache_targets",
+        "store an ensemble's targets of a training set, to train students without it",
+    ),
+    "cache-info": (
+        "seqdistill.cli.cache_info",
+        "show what is in a target store",
+    ),
+    "cache-verify": (
+        "seqdistill.cli.cache_verify",
+        "check that a target store is what was written",
+    ),
     "fairseq-user-dir": (
         "seqdistill.cli.fairseq_user_dir",
         "print the folder for fairseq's --user-dir",

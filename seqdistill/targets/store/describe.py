@@ -47,6 +47,19 @@ def describe(store: TargetStore) -> dict[str, Any]:
     }
 
 
+def size_text(size: int) -> str:
+    """Return a number of bytes as people read it.
+
+    Example:
+        >>> size_text(118_341_272)
+        '118.3 MB'
+    """
+    for unit, factor in (("GB", 1e9), ("MB", 1e6)):
+        if size >= factor:
+            return f"{size / factor:,.1f} {unit}"
+    return f"{size / 1e3:,.1f} kB"
+
+
 def _read(store: TargetStore, stride: int) -> tuple[dict[str, Array], Array]:
     """Return the tokens' columns in float64, and their numbers of pieces."""
     settings = store.plan.settings

@@ -39,10 +39,12 @@ class ShardBuilder:
     Args:
         plan: of the store.
         index: of the shard.
-        data_checksums: (S, 2) :func:`sentence_checksum` of its sentences.
+        data_checksums: :func:`sentence_checksum` of each of its S sentences.
     """
 
-    def __init__(self, plan: StorePlan, index: int, data_checksums: Array) -> None:
+    def __init__(
+        self, plan: StorePlan, index: int, data_checksums: Sequence[tuple[int, int]]
+    ) -> None:
         self.plan = plan
         self.index = index
         self.sentences = plan.settings.sentences_of(index, plan.sentences)

@@ -40,7 +40,7 @@ from seqdistill.targets.store.settings import (
 from seqdistill.targets.store.shards import REPAIR, Shard, ShardBuilder
 
 #: What a store's folder may hold beside its own files: what the ensemble decoded.
-OTHER_FOLDERS = ("data", "decoding")
+OTHER_FOLDERS = ("data", "data.part", "decoding")
 _OWN = {PLAN, MANIFEST, PRIOR, VOCABULARY, SHARDS, LOCK, *OTHER_FOLDERS}
 
 
@@ -247,8 +247,10 @@ def describe_environment(command: Sequence[str] | None = None) -> dict[str, Any]
 
     import seqdistill
 
+    if command is None:
+        command = [Path(sys.argv[0]).name, *sys.argv[1:]]
     return {
-        "command": list(sys.argv if command is None else command),
+        "command": list(command),
         "seqdistill": seqdistill.__version__,
         "torch": str(torch.__version__),
         "numpy": numpy.__version__,

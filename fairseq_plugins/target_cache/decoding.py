@@ -1,0 +1,245 @@
+"""The ensemble's own outputs: beam search over a corpus's sources, a chunk of sentences a file.
+
+The outputs become a data folder like those of fairseq-preprocess. Students train on it, and the
+store is made of it, so nothing that follows needs to know where the targets came from.
+"""
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from fairseq.data import LanguagePairDataset, indexed_dataset
+from fairseq.dataclass.configs import GenerationConfig
+from fairseq.sequence_generator import SequenceGenerator
+
+from fairseq_plugins.target_cache.corpus import (
+    CorpusPlace,
+    collate,
+    has_cuda,
+    make_batches,
+)
+from fairseq_plugins.target_cache.making import TeacherPlace
+from fairseq_plugins.teachers import TeacherEnsemble
+from seqdistill.errors import InputError
+from seqdistill.targets.store.files import (
+    Array,
+    MappedTensors,
+    disk_errors,
+    json_to_bytes,
+    read_json,
+    remove_parts,
+    sync_folder,
+    tensors_to_bytes,
+    write_whole,
+)
+from seqdistill.targets.store.fingerprint import differences
+
+#: Sentences of a chunk: what a killed run has to decode again.
+CHUNK = 256
+DECODING = "decoding"
+DATA = "data"
+_PLAN = "plan.json"
+
+
+@dataclass(frozen=True)
+class Search:
+    """Beam search.
+
+    Attributes:
+        beam: its size.
+        max_len_a: outputs have at most ``max_len_a`` · source length + ``max_len_b`` pieces, of the
+            longest source decoded together.
+        max_len_b: see above.
+    """
+
+    beam: int = 5
+    max_len_a: float = 1.2
+    max_len_b: int = 10
+
+
+@dataclass(frozen=True)
+class DecodingWork:
+    """Chunks of sentences to decode.
+
+    Attributes:
+        folder: of the chunks' files.
+        corpus: whose sources are decoded.
+        teachers: who decode them, together.
+        search: how.
+        max_tokens: sources of a batch have at most this many tokens, times the beam.
+    """
+
+    folder: Path
+    corpus: CorpusPlace
+    teachers: TeacherPlace
+    search: Search
+    max_tokens: int
+
+    def prepare(self) -> Callable[[int], Iterator[int]]:
+        """Load corpus and teachers; return what decodes a chunk and tells how far it is."""
+        task, dataset = self.corpus.load()
+        ensemble = TeacherEnsemble(
+            self.teachers.paths,
+            task.source_dictionary,
+            task.target_dictionary,
+            self.teachers.dtype,
+        )
+        models: list[Any] = list(ensemble.models)
+        longest = min(model.max_positions()[0] for model in models)
+        use_cuda = has_cuda(self.teachers.use_cpu)
+        if use_cuda:
+            for model in models:
+                model.cuda()
+        settings = GenerationConfig(**asdict(self.search))
+        # fairseq's own generator: nobody asks these hypotheses for their uncertainty.
+        generator = task.build_generator(models, settings, seq_gen_cls=SequenceGenerator)
+        max_tokens = max(1, self.max_tokens // self.search.beam)
+
+        def decode(chunk: int) -> Iterator[int]:
+            sentences = chunk_sentences(chunk, len(dataset))
+            outputs: dict[int, Array] = {}
+            for sentence in sentences:
+                if dataset.src_sizes[sentence] > longest:
+                    raise InputError(
+                        f"sentence {sentence} has {dataset.src_sizes[sentence]} source pieces, and "
+                        f"the teachers read at most {longest}; leave it out of the data"
+                    )
+            for batch in make_batches(dataset, sentences, max_tokens):
+                sample = collate(dataset, batch, use_cuda)
+                found = generator.generate(models, sample)
+                for sentence, hypotheses in zip(sample["id"].tolist(), found, strict=True):
+                    outputs[sentence] = hypotheses[0]["tokens"].cpu().numpy()
+                yield len(batch)
+            ordered = [outputs[sentence] for sentence in sentences]
+            arrays: dict[str, Array] = {
+                "ids": np.concatenate(ordered).astype(np.uint32),
+                "offsets": np.cumsum([0, *map(len, ordered)], dtype=np.int64),
+            }
+            write_whole(chunk_path(self.folder, chunk), tensors_to_bytes(arrays, {}))
+
+        return decode
+
+
+def chunk_sentences(chunk: int, sentences: int) -> range:
+    """Return the sentences of a chunk."""
+    return range(chunk * CHUNK, min((chunk + 1) * CHUNK, sentences))
+
+
+def chunk_path(folder: Path, chunk: int) -> Path:
+    """Return the file of a chunk."""
+    return folder / f"{chunk:05d}.safetensors"
+
+
+def begin_decoding(store: Path, plan: dict[str, Any], sentences: int) -> list[int]:
+    """Check or write what is decoded and how; return the chunks that are yet to be decoded.
+
+    Args:
+        store: the store's folder, locked.
+        plan: everything that the outputs depend on, as JSON keeps it.
+        sentences: of the corpus.
+
+    Raises:
+        InputError: the folder holds outputs of something else (what differs is named).
+    """
+    plan = json.loads(json.dumps(plan))
+    folder = store / DECODING
+    folder.mkdir(exist_ok=True)
+    remove_parts(folder)
+    if (folder / _PLAN).exists():
+        lines = differences(read_json(folder / _PLAN), plan)
+        if lines:
+            raise InputError(
+                f"{store} holds outputs of something else:\n  "
+                + "\n  ".join(lines)
+                + "\ngive what it was begun with, or another folder, or begin it anew (--overwrite)"
+            )
+    elif (store / DATA).exists():
+        raise InputError(
+            f"{store / DATA} exists, and nothing says what it is of ({DECODING}/{_PLAN} is "
+            "missing); choose another folder, or begin it anew (--overwrite)"
+        )
+    else:
+        write_whole(folder / _PLAN, json_to_bytes(plan))
+    if (store / DATA).is_dir():
+        return []
+    chunks = range(-(-sentences // CHUNK))
+    return [chunk for chunk in chunks if not chunk_path(folder, chunk).exists()]
+
+
+def write_data(
+    store: Path, corpus: CorpusPlace, dataset: LanguagePairDataset, *, with_references: bool
+) -> None:
+    """Make the data folder of the outputs, whole or not at all; chunks are removed afterwards.
+
+    Args:
+        store: the store's folder; all chunks are decoded.
+        corpus: what was decoded; its other subsets are linked, its dictionaries copied.
+        dataset: of the corpus.
+        with_references: put the corpus itself before the outputs.
+    """
+    part = store / (DATA + ".part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir()
+    outputs = _outputs(store / DECODING, len(dataset))
+    items = [dataset[index] for index in range(len(dataset))] if with_references else []
+    sources = [item["source"] for item in items]
+    sources += [dataset[index]["source"] for index in range(len(dataset))]
+    targets = [item["target"] for item in items] + outputs
+    prefix = f"{corpus.subset}.{corpus.source}-{corpus.target}"
+    with disk_errors(part):
+        for language, dictionary, sentences in (
+            (corpus.source, dataset.src_dict, sources),
+            (corpus.target, dataset.tgt_dict, targets),
+        ):
+            dictionary_file = f"dict.{language}.txt"
+            shutil.copyfile(Path(corpus.folder) / dictionary_file, part / dictionary_file)
+            stem = str(part / f"{prefix}.{language}")
+            builder = indexed_dataset.make_builder(f"{stem}.bin", "mmap", len(dictionary))
+            for sentence in sentences:
+                builder.add_item(sentence)
+            builder.finalize(f"{stem}.idx")
+        for path in _other_subsets(corpus):
+            _link(path, part / path.name)
+        for path in part.iterdir():
+            with open(path, "rb") as handle:
+                os.fsync(handle.fileno())
+        sync_folder(part)
+        os.replace(part, store / DATA)
+    sync_folder(store)
+    for path in (store / DECODING).glob("*.safetensors"):
+        path.unlink()
+
+
+def _outputs(folder: Path, sentences: int) -> list[torch.Tensor]:
+    found: list[torch.Tensor] = []
+    for chunk in range(-(-sentences // CHUNK)):
+        arrays = MappedTensors(chunk_path(folder, chunk)).arrays
+        ids = torch.from_numpy(arrays["ids"].astype(np.int64))
+        found += torch.split(ids, np.diff(arrays["offsets"]).tolist())
+    return found
+
+
+def _other_subsets(corpus: CorpusPlace) -> Iterator[Path]:
+    """Yield the binarised files of the corpus's folder that are of its other subsets."""
+    a, b = re.escape(corpus.source), re.escape(corpus.target)
+    binarised = re.compile(rf"(.+)\.(?:{a}-{b}|{b}-{a})\.(?:{a}|{b})\.(?:bin|idx)")
+    joined = rf"{re.escape(corpus.subset)}\d*" if corpus.subset == "train" else corpus.subset
+    for path in sorted(Path(corpus.folder).iterdir()):
+        match = binarised.fullmatch(path.name)
+        if match and not re.fullmatch(joined, match[1]):
+            yield path
+
+
+def _link(path: Path, target: Path) -> None:
+    """Link a file, or copy it where the file system has no links (or it is another one)."""
+    try:
+        os.link(path.resolve(), target)
+    except OSError:
+        shutil.copyfile(path, target)

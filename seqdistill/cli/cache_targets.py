@@ -1,0 +1,231 @@
+"""``seqdistill cache-targets``: the ensemble's targets of a training set, stored once."""
+
+import argparse
+import json
+import logging
+import sys
+import warnings
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from seqdistill.cli.common import add_verb
+from seqdistill.errors import InputError
+from seqdistill.targets.store.describe import size_text
+
+if TYPE_CHECKING:
+    from fairseq_plugins.target_cache.run import CacheOptions
+
+_DESCRIPTION = """\
+Run an ensemble of fairseq teachers once over a training set and store its targets.
+
+Students then train from the store (--task ensemble_teacher_translation --target-store DIR) and load
+no teacher. Of each token the store has the likeliest pieces with their mean probabilities, the mass
+of all others, and the uncertainties of the whole distribution; --top-k or --tail-mass say how many
+pieces. The targets belong to the data's references, or to the ensemble's own outputs (--targets),
+which are decoded first and become the data folder DIR/data that students train on.
+
+A killed command goes on where it was when it is repeated; a deleted shard is made again by it."""
+
+_EXAMPLE = """\
+seqdistill cache-targets data-bin --ensemble-paths 'teachers/*.pt' --output store
+seqdistill cache-targets data-bin --ensemble-paths a.pt:b.pt:c.pt --output store \\
+    --tail-mass 0.01 --for-end2 --workers 4
+seqdistill cache-targets data-bin --ensemble-paths 'teachers/*.pt' --output store-outputs \\
+    --targets ensemble --beam 5"""
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add the verb to the main parser."""
+    parser = add_verb(subparsers, "cache-targets", description=_DESCRIPTION, example=_EXAMPLE)
+    parser.add_argument("data", metavar="DATA", help="folder that fairseq-preprocess made")
+    parser.add_argument(
+        "--ensemble-paths",
+        required=True,
+        metavar="A.pt:B.pt…",
+        help="teachers' checkpoints with colons between them, or a quoted glob; at least two",
+    )
+    parser.add_argument("--output", required=True, metavar="DIR", help="folder of the store")
+    parser.add_argument(
+        "-s", "--source-lang", metavar="SOURCE", help="source language (default: DATA's)"
+    )
+    parser.add_argument(
+        "-t", "--target-lang", metavar="TARGET", help="target language (default: DATA's)"
+    )
+    parser.add_argument("--subset", default="train", metavar="NAME", help="of DATA")
+    _add_targets(parser)
+    _add_content(parser)
+    _add_running(parser)
+
+
+def _add_targets(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("targets")
+    group.add_argument(
+        "--targets",
+        choices=("references", "ensemble", "both"),
+        default="references",
+        help="which target sentences: the data's, the ensemble's own outputs, or the data's and "
+        "then the outputs",
+    )
+    group.add_argument(
+        "--beam", type=_positive, default=5, metavar="N", help="size of the beam for outputs"
+    )
+    group.add_argument(
+        "--max-len-a",
+        type=float,
+        default=1.2,
+        metavar="A",
+        help="outputs have at most A · source length + B pieces",
+    )
+    group.add_argument("--max-len-b", type=int, default=10, metavar="B", help="see --max-len-a")
+
+
+def _add_content(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("content")
+    width = group.add_mutually_exclusive_group()
+    width.add_argument(
+        "--top-k",
+        type=_positive,
+        metavar="K",
+        help="pieces a token; K = the vocabulary's size keeps everything (default: 128)",
+    )
+    width.add_argument(
+        "--tail-mass",
+        type=float,
+        metavar="BOUND",
+        help="instead of K: as many as leave at most this much probability to the others",
+    )
+    group.add_argument(
+        "--max-k",
+        type=_positive,
+        metavar="K",
+        help="of --tail-mass: never more than this (default: 1024, or the vocabulary's size)",
+    )
+    group.add_argument(
+        "--store-dtype",
+        choices=("float16", "float32"),
+        default="float16",
+        help="of the probabilities: 11 or 24 significant bits",
+    )
+    group.add_argument(
+        "--temperature", type=float, default=1.0, metavar="T", help="of the teachers"
+    )
+    group.add_argument(
+        "--for-end2", action="store_true", help="keep mean log-probabilities as well, for end2"
+    )
+    group.add_argument(
+        "--exact-precision",
+        action="store_true",
+        help="keep the precision that --concentration exact needs",
+    )
+
+
+def _add_running(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("running")
+    group.add_argument(
+        "--workers",
+        type=_positive,
+        default=1,
+        metavar="N",
+        help="processes, each with its own teachers (and, if several, with one thread)",
+    )
+    group.add_argument(
+        "--max-tokens",
+        type=_positive,
+        metavar="N",
+        help="tokens of a batch (default: as many as make tokens x vocabulary floats 64 MB, but "
+        "at most 4096)",
+    )
+    group.add_argument(
+        "--shard-sentences",
+        type=_positive,
+        default=2048,
+        metavar="N",
+        help="sentences of a shard: what a killed worker has to do again",
+    )
+    group.add_argument(
+        "--ensemble-dtype",
+        choices=("float32", "float16", "bfloat16"),
+        default="float32",
+        help="precision of the teachers' forward pass; statistics are float32",
+    )
+    group.add_argument("--cpu", action="store_true", help="stay on the CPU")
+    group.add_argument("--overwrite", action="store_true", help="begin a store anew that DIR holds")
+    group.add_argument(
+        "--dry-run", action="store_true", help="print what would be done as JSON, and do nothing"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Make the store; returns the exit status."""
+    for name in ("fairseq", "fairseq_plugins", "hydra"):  # chatty already while imported
+        logging.getLogger(name).setLevel(logging.WARNING)
+    with warnings.catch_warnings():
+        # fairseq uses what torch and Python have deprecated; nobody who stores can mend it.
+        warnings.simplefilter("ignore")
+        try:
+            from fairseq_plugins.target_cache.run import Caching
+        except ImportError as error:
+            raise InputError(
+                f'teachers need fairseq: pip install "seqdistill[fairseq]" ({error})'
+            ) from error
+        caching = Caching(_options(args))
+        if args.dry_run:
+            print(json.dumps(caching.survey(), indent=1, ensure_ascii=False))
+            return 0
+        manifest = caching.run(_progress)
+    size = sum(shard["bytes"] for shard in manifest["shards"])
+    left_out = manifest["left_out"]
+    print(
+        f"{args.output}: {manifest['tokens']:,} tokens of {manifest['sentences']:,} sentences, "
+        f"{size_text(size)}, {size / manifest['tokens']:.0f} bytes a token"
+        + (f"; {left_out} left out, longer than the teachers can read" if left_out else ""),
+        file=sys.stderr,
+    )
+    return 0
+
+
+def _options(args: argparse.Namespace) -> "CacheOptions":
+    from fairseq_plugins.target_cache.decoding import Search
+    from fairseq_plugins.target_cache.run import CacheOptions
+
+    return CacheOptions(
+        data=args.data,
+        ensemble_paths=args.ensemble_paths,
+        output=args.output,
+        source=args.source_lang,
+        target=args.target_lang,
+        subset=args.subset,
+        targets=args.targets,
+        search=Search(args.beam, args.max_len_a, args.max_len_b),
+        top_k=args.top_k,
+        tail_bound=args.tail_mass,
+        max_k=args.max_k,
+        store_dtype=args.store_dtype,
+        temperature=args.temperature,
+        for_end2=args.for_end2,
+        exact_precision=args.exact_precision,
+        shard_sentences=args.shard_sentences,
+        ensemble_dtype=args.ensemble_dtype,
+        max_tokens=args.max_tokens,
+        workers=args.workers,
+        use_cpu=args.cpu,
+        overwrite=args.overwrite,
+    )
+
+
+def _progress(what: str, done: int, total: int, steps: Iterator[int]) -> None:
+    from tqdm import tqdm
+
+    # disable=None: no bar where stderr is no terminal.
+    with tqdm(
+        desc=what, total=total, initial=done, unit=" sentences", file=sys.stderr, disable=None
+    ) as bar:
+        for count in steps:
+            bar.update(count)
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"expected a number of at least 1, got {number}")
+    return number
