@@ -1,10 +1,9 @@
 """The teacher ensemble of a training: frozen fairseq models that stream through the statistics."""
 
 import glob
-import inspect
 import logging
 import os
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,9 @@ from fairseq.tasks.translation import TranslationConfig, TranslationTask
 from torch import Tensor, nn
 
 from fairseq_plugins.checkpoints import load_checkpoint
+from fairseq_plugins.features import gives_features, token_features, token_logits
 from seqdistill.errors import InputError
+from seqdistill.kernels import MemberLogits, MemberProjections
 from seqdistill.teachers import EnsembleStatistics, StatisticsAccumulator
 
 logger = logging.getLogger(__name__)
@@ -60,8 +61,6 @@ class TeacherEnsemble:
         source_dictionary: the training's; every member must have been trained with it.
         target_dictionary: likewise.
         dtype: ``float32``, ``float16`` or ``bfloat16``; log-probabilities are float32 always.
-        cache_gib: keep the statistics of batches in the computer's memory up to this size, so that
-            the members run in the first epoch only; 0 keeps none.
 
     Raises:
         InputError: a checkpoint is bad or does not fit the dictionaries.
@@ -73,38 +72,49 @@ class TeacherEnsemble:
         source_dictionary: Dictionary,
         target_dictionary: Dictionary,
         dtype: str = "float32",
-        cache_gib: float = 0.0,
     ) -> None:
         self.paths = list(paths)
         self.models: list[nn.Module] = []
-        self._cache: dict[Hashable, EnsembleStatistics] = {}
-        self._cache_bytes_left = int(cache_gib * 2**30)
         for path in self.paths:
             model = load_member(path, source_dictionary, target_dictionary)
             model.requires_grad_(False)
             self.models.append(model.eval().to(DTYPES[dtype]))
             logger.info(f"teacher {len(self.models)}: {path}")
 
-    @property
-    def cached_batches(self) -> int:
-        """Number of batches whose statistics are kept."""
-        return len(self._cache)
-
     @torch.no_grad()
-    def statistics(
-        self,
-        net_input: dict[str, Any],
-        token_mask: Tensor,
-        temperature: float = 1.0,
-        batch: Hashable = None,
-    ) -> EnsembleStatistics:
-        """Return the statistics of the tokens that count.
+    def members(
+        self, net_input: dict[str, Any], token_mask: Tensor, temperature: float = 1.0
+    ) -> MemberProjections | MemberLogits:
+        """Return what the fused loss streams: features and projections where all members give them.
 
         Args:
             net_input: fairseq's, on the device of the training; the members follow it there.
             token_mask: (B, T) True where a token counts, N of them.
             temperature: of the teachers.
-            batch: what tells this batch from others (its sentences), to cache by; None: no cache.
+        """
+        models = self._on(token_mask.device)
+        if all(map(gives_features, models)):
+            given = [token_features(model, net_input, token_mask) for model in models]
+            return MemberProjections(
+                [one.features for one in given],
+                [one.weight for one in given],
+                [one.bias for one in given],
+                temperature,
+                self.paths,
+            )
+        logits = [token_logits(model, net_input, token_mask) for model in models]
+        return MemberLogits(logits, temperature, self.paths)
+
+    @torch.no_grad()
+    def statistics(
+        self, net_input: dict[str, Any], token_mask: Tensor, temperature: float = 1.0
+    ) -> EnsembleStatistics:
+        """Return the statistics of the tokens that count, members run one after another.
+
+        Args:
+            net_input: as in :meth:`members`.
+            token_mask: (B, T) True where a token counts, N of them.
+            temperature: of the teachers.
 
         Returns:
             Statistics of shape (N, V) and (N).
@@ -112,34 +122,20 @@ class TeacherEnsemble:
         Raises:
             InputError: a member gave NaN (it is named).
         """
-        key = (batch, temperature)
-        if batch is not None and key in self._cache:
-            return self._cache[key].to(token_mask.device)
         accumulator = StatisticsAccumulator(temperature)
         model: Any
-        for path, model in zip(self.paths, self.models, strict=True):
-            if next(model.parameters()).device != token_mask.device:
-                model.to(token_mask.device)
+        for path, model in zip(self.paths, self._on(token_mask.device), strict=True):
             logits = token_logits(model, net_input, token_mask)
             accumulator.add(
                 model.get_normalized_probs((logits.float(), None), log_probs=True), path
             )
-        statistics = accumulator.statistics()
-        size = 2 * statistics.mean_probs.numel() * statistics.mean_probs.element_size()
-        if batch is not None and size <= self._cache_bytes_left:
-            self._cache[key] = statistics.to("cpu")
-            self._cache_bytes_left -= size
-        return statistics
+        return accumulator.statistics()
 
-
-def token_logits(model: Any, net_input: dict[str, Any], token_mask: Tensor) -> Tensor:
-    """Return the (N, V) logits of the counted tokens; projects only those where it can."""
-    decoder: Any = getattr(model, "decoder", None)
-    takes_features = "features_only" in inspect.signature(model.forward).parameters
-    if takes_features and getattr(decoder, "adaptive_softmax", None) is None:
-        features, _ = model(**net_input, features_only=True)
-        return decoder.output_layer(features[token_mask])
-    return model(**net_input)[0][token_mask]
+    def _on(self, device: torch.device) -> list[nn.Module]:
+        for model in self.models:
+            if next(model.parameters()).device != device:
+                model.to(device)
+        return self.models
 
 
 def load_member(path: str, source: Dictionary, target: Dictionary) -> nn.Module:

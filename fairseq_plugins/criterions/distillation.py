@@ -1,21 +1,25 @@
-"""What the distillation criteria share: teachers, mixing with cross-entropy, and the log."""
+"""What the distillation criteria share: targets, the fused and the plain loss, and the log."""
 
-from collections.abc import Hashable
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from fairseq.criterions import FairseqCriterion
-from fairseq.dataclass import FairseqDataclass
+from fairseq.dataclass import ChoiceEnum, FairseqDataclass
 from omegaconf import II
 from torch import Tensor
 
 from fairseq_plugins.criterions import distillation_metrics
+from fairseq_plugins.features import gives_features, token_features
 from seqdistill.errors import InputError
-from seqdistill.losses import label_smoothed_cross_entropy
+from seqdistill.kernels import (
+    BACKENDS,
+    DistillationLoss,
+    fused_distillation_loss,
+    plain_distillation_loss,
+)
 from seqdistill.losses.schedules import annealed_temperature
 from seqdistill.student import StudentHead
-from seqdistill.teachers import EnsembleStatistics
 
 
 @dataclass
@@ -42,13 +46,26 @@ class DistillationConfig(FairseqDataclass):
         default=0,
         metadata={"help": "update from which the temperature is 1; 0 keeps T0 for good"},
     )
+    no_fused_loss: bool = field(
+        default=False,
+        metadata={
+            "help": "compute the loss from logits of the whole batch instead of fusing it with "
+            "the projections; slower, the same to rounding"
+        },
+    )
+    loss_backend: ChoiceEnum(list(BACKENDS)) = field(  # type: ignore[valid-type]
+        default="auto",
+        metadata={"help": "what computes the fused loss; `seqdistill doctor` says what is there"},
+    )
     sentence_avg: bool = II("optimization.sentence_avg")
 
 
 class DistillationCriterion(FairseqCriterion):
     """A criterion whose targets are an ensemble's; subclasses name the loss and the head.
 
-    The task must be one with teachers (``ensemble_teacher_translation``).
+    The task must be one with teachers or stored targets (``ensemble_teacher_translation``).
+    Training fuses the loss with the projections where the student gives features; validation
+    takes the plain path, because its log needs the student's whole distribution.
     """
 
     needs_teachers = True
@@ -64,6 +81,7 @@ class DistillationCriterion(FairseqCriterion):
             raise InputError(f"--mix-weight: expected a number in [0, 1], got {cfg.mix_weight}")
         self.cfg = cfg
         self.num_updates = 0
+        self.loss = self.distillation_loss()
         self._temperature_at(0)  # a bad schedule fails now, not after an hour
 
     @classmethod
@@ -71,10 +89,8 @@ class DistillationCriterion(FairseqCriterion):
         """Build the criterion from its configuration."""
         return cls(cfg, task)
 
-    def distillation_loss(
-        self, logits: Tensor, statistics: EnsembleStatistics
-    ) -> tuple[Tensor, Tensor]:
-        """Return loss sum (nats) and count; logits (N, V), statistics of the same tokens."""
+    def distillation_loss(self) -> DistillationLoss:
+        """Return which loss is computed."""
         raise NotImplementedError
 
     def student_head(self, predictive: str, measures: tuple[str, ...] | None) -> StudentHead:
@@ -94,41 +110,21 @@ class DistillationCriterion(FairseqCriterion):
             cfg.temperature_anneal_end,
         )
 
-    def _cache_key(self, sample: dict[str, Any], temperature: float) -> Hashable:
-        """Return what identifies a batch's statistics; None while the temperature falls."""
-        if self.training and self._temperature_at(self.num_updates + 1) != temperature:
-            return None
-        return self.training, tuple(sample["id"].tolist())
-
     def forward(
         self, model: Any, sample: dict[str, Any], reduce: bool = True
     ) -> tuple[Tensor, int, dict[str, Any]]:
         """Return the loss sum (nats), the sample size, and what is logged."""
-        net_output = model(**sample["net_input"])
-        target = model.get_targets(sample, net_output)
+        target = sample["target"]
         token_mask = target.ne(self.padding_idx)
-        logits, references = net_output[0][token_mask], target[token_mask]  # (N, V), (N)
+        references = target[token_mask]  # (N)
         temperature = self._temperature_at(self.num_updates) if self.training else 1.0
+        fused = self.training and not self.cfg.no_fused_loss and gives_features(model)
+        compute = self._fused if fused else self._plain
         try:
-            statistics = self.task.teachers.statistics(
-                sample["net_input"],
-                token_mask,
-                temperature,
-                batch=self._cache_key(sample, temperature),
-            )
+            loss, logging_output = compute(model, sample, token_mask, references, temperature)
         except InputError as error:
             raise InputError(f"update {self.num_updates}: {error}") from error
-        loss, _ = self.distillation_loss(logits, statistics)
-        if self.cfg.mix_weight:
-            cross_entropy, _ = label_smoothed_cross_entropy(
-                logits, references, label_smoothing=self.cfg.label_smoothing
-            )
-            loss = (1 - self.cfg.mix_weight) * loss + self.cfg.mix_weight * cross_entropy
         sample_size = target.size(0) if self.cfg.sentence_avg else sample["ntokens"]
-        with torch.no_grad():
-            logging_output = distillation_metrics.logging_output(
-                logits, references, statistics, self.task.student_head, detailed=not self.training
-            )
         logging_output |= {
             "loss": loss.data,
             "ntokens": sample["ntokens"],
@@ -137,6 +133,51 @@ class DistillationCriterion(FairseqCriterion):
             "teacher_temperature": temperature * sample_size,
         }
         return loss, sample_size, logging_output
+
+    def _fused(
+        self,
+        model: Any,
+        sample: dict[str, Any],
+        token_mask: Tensor,
+        references: Tensor,
+        temperature: float,
+    ) -> tuple[Tensor, dict[str, Any]]:
+        given = token_features(model, sample["net_input"], token_mask)
+        target = self.task.stored_targets(sample, token_mask, self.training)
+        if target is None:
+            target = self.task.teachers.members(sample["net_input"], token_mask, temperature)
+        result = fused_distillation_loss(
+            given.features,
+            given.weight,
+            target,
+            bias=given.bias,
+            loss=self.loss,
+            references=references,
+            backend=str(self.cfg.loss_backend),
+        )
+        with torch.no_grad():
+            V = given.weight.shape[0]
+            output = distillation_metrics.rows_output(result.rows, V, self.task.student_head)
+        return result.loss_sum, output
+
+    def _plain(
+        self,
+        model: Any,
+        sample: dict[str, Any],
+        token_mask: Tensor,
+        references: Tensor,
+        temperature: float,
+    ) -> tuple[Tensor, dict[str, Any]]:
+        logits = model(**sample["net_input"])[0][token_mask]  # (N, V)
+        target = self.task.stored_targets(sample, token_mask, self.training)
+        if target is None:
+            target = self.task.teachers.statistics(sample["net_input"], token_mask, temperature)
+        loss, _ = plain_distillation_loss(logits, target, loss=self.loss, references=references)
+        with torch.no_grad():
+            output = distillation_metrics.logging_output(
+                logits, references, target, self.task.student_head, detailed=not self.training
+            )
+        return loss, output
 
     @classmethod
     def reduce_metrics(cls, logging_outputs: list[dict[str, Any]]) -> None:

@@ -14,10 +14,12 @@ from seqdistill.assessment.correlation import (
     log_histogram,
     spearman_from_joint_histogram,
 )
+from seqdistill.kernels import TokenRows
 from seqdistill.student import StudentHead
+from seqdistill.targets.sparse import SparseTarget
 from seqdistill.teachers import EnsembleStatistics
 from seqdistill.uncertainty import dirichlet_uncertainty
-from seqdistill.uncertainty.dirichlet import precision_of
+from seqdistill.uncertainty.dirichlet import precision_of, precision_of_rows
 
 #: Uncertainties of student and ensemble that validation correlates, by their short names.
 _CORRELATED = {
@@ -32,7 +34,7 @@ _QUANTILES = {"p05": 0.05, "p25": 0.25, "median": 0.5, "p75": 0.75, "p95": 0.95}
 def logging_output(
     logits: Tensor,
     references: Tensor,
-    statistics: EnsembleStatistics,
+    statistics: EnsembleStatistics | SparseTarget,
     head: StudentHead,
     detailed: bool,
 ) -> dict[str, Any]:
@@ -65,6 +67,24 @@ def logging_output(
     for short, values in student.items():
         teacher = getattr(statistics, _CORRELATED[short.removesuffix("_predictive")])
         output[f"_joint_{short}"] = joint_log_histogram(values, teacher)
+    return output
+
+
+def rows_output(rows: TokenRows, V: int, head: StudentHead) -> dict[str, Any]:
+    """Return the sums of one training batch from what the fused loss knows of its tokens."""
+    reference_logit = rows.reference_logit
+    if reference_logit is None:
+        raise TypeError("the fused loss was not given the references")
+    log_probs = head.reference_log_probs(reference_logit, rows.log_sum, V)
+    output: dict[str, Any] = {
+        "nll_loss": -log_probs.sum(),
+        "n_correct": reference_logit.ge(rows.largest_logit).sum(),
+    }
+    for short, name in _CORRELATED.items():
+        output[f"ensemble_{short}"] = getattr(rows, name).sum()
+    if head.offset is not None:
+        precision = precision_of_rows(rows.log_sum, V, head.offset)
+        output["_precision_histogram"] = log_histogram(precision, PRECISION_BINS)
     return output
 
 

@@ -3,12 +3,10 @@
 from dataclasses import dataclass, field
 
 from fairseq.criterions import register_criterion
-from torch import Tensor
 
 from fairseq_plugins.criterions.distillation import DistillationConfig, DistillationCriterion
-from seqdistill.losses import end2_loss
+from seqdistill.kernels import DistillationLoss
 from seqdistill.student import StudentHead
-from seqdistill.teachers import EnsembleStatistics
 
 
 @dataclass
@@ -27,11 +25,15 @@ class End2Criterion(DistillationCriterion):
 
     cfg: End2Config
 
-    def distillation_loss(
-        self, logits: Tensor, statistics: EnsembleStatistics
-    ) -> tuple[Tensor, Tensor]:
-        """Return the loss of :func:`seqdistill.losses.end2_loss`."""
-        return end2_loss(logits, statistics, offset=self.cfg.offset)
+    def distillation_loss(self) -> DistillationLoss:
+        """Return the members' negative log-likelihood."""
+        cfg = self.cfg
+        return DistillationLoss(
+            "end2",
+            offset=cfg.offset,
+            mix_weight=cfg.mix_weight,
+            label_smoothing=cfg.label_smoothing,
+        )
 
     def student_head(self, predictive: str, measures: tuple[str, ...] | None) -> StudentHead:
         """Return a Dirichlet head."""

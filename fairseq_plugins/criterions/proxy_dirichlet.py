@@ -4,15 +4,12 @@ from dataclasses import dataclass, field
 
 from fairseq.criterions import register_criterion
 from fairseq.dataclass import ChoiceEnum
-from torch import Tensor
 
 from fairseq_plugins.criterions.distillation import DistillationConfig, DistillationCriterion
-from seqdistill.losses import proxy_dirichlet_forward_loss, proxy_dirichlet_loss
+from seqdistill.kernels import DistillationLoss
 from seqdistill.losses.proxy_dirichlet import NORMALISATIONS
 from seqdistill.student import StudentHead
-from seqdistill.targets import proxy_dirichlet_target
 from seqdistill.targets.proxy import CONCENTRATIONS
-from seqdistill.teachers import EnsembleStatistics
 
 
 @dataclass
@@ -45,15 +42,18 @@ class ProxyDirichletCriterion(DistillationCriterion):
 
     cfg: ProxyDirichletConfig
 
-    def distillation_loss(
-        self, logits: Tensor, statistics: EnsembleStatistics
-    ) -> tuple[Tensor, Tensor]:
-        """Return the loss of :func:`seqdistill.losses.proxy_dirichlet_loss`."""
+    def distillation_loss(self) -> DistillationLoss:
+        """Return the Proxy-Dirichlet loss of this direction."""
         cfg = self.cfg
-        target = proxy_dirichlet_target(statistics, str(cfg.concentration))
         reverse = str(cfg.direction) == "reverse"
-        loss = proxy_dirichlet_loss if reverse else proxy_dirichlet_forward_loss
-        return loss(logits, target, offset=cfg.offset, normalisation=str(cfg.normalisation))
+        return DistillationLoss(
+            "proxy_dirichlet" if reverse else "proxy_dirichlet_forward",
+            concentration=str(cfg.concentration),
+            normalisation=str(cfg.normalisation),
+            offset=cfg.offset,
+            mix_weight=cfg.mix_weight,
+            label_smoothing=cfg.label_smoothing,
+        )
 
     def student_head(self, predictive: str, measures: tuple[str, ...] | None) -> StudentHead:
         """Return a Dirichlet head."""

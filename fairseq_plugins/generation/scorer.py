@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fairseq_plugins.features import token_logits
 from fairseq_plugins.generation.ensemble import estimator_of, member_output
 from fairseq_plugins.generation.generator import attach_uncertainty
-from fairseq_plugins.teachers import token_logits
 from seqdistill.errors import InputError
 
 

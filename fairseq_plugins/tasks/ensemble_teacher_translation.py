@@ -11,12 +11,14 @@ from fairseq.dataclass import ChoiceEnum
 from fairseq.models import BaseFairseqModel
 from fairseq.tasks import register_task
 from fairseq.tasks.translation import TranslationConfig, TranslationTask
+from torch import Tensor
 
 from fairseq_plugins.checkpoints import load_checkpoint
 from fairseq_plugins.generation import HypothesisRecorder, build_uncertainty_generator
 from fairseq_plugins.teachers import DTYPES, TeacherEnsemble, find_members
 from seqdistill.errors import InputError
 from seqdistill.student import PREDICTIVES, StudentHead
+from seqdistill.targets.sparse import SparseTarget
 from seqdistill.uncertainty.measures import select_measures
 
 logger = logging.getLogger(__name__)
@@ -34,11 +36,11 @@ class EnsembleTeacherTranslationConfig(TranslationConfig):
         default="float32",
         metadata={"help": "precision of the teachers' forward pass; statistics are float32"},
     )
-    ensemble_cache_gib: float = field(
-        default=0.0,
+    target_store: Optional[str] = field(  # noqa: UP045 (fairseq reads the annotation)
+        default=None,
         metadata={
-            "help": "keep the ensemble's statistics of training batches in memory up to this many "
-            "GiB (8 bytes x vocabulary a token), so that the teachers run in the first epoch only"
+            "help": "train from targets that `seqdistill cache-targets` stored, and load no "
+            "teacher; a store for each data subset, separated by colons"
         },
     )
     student_init: Optional[str] = field(  # noqa: UP045 (fairseq reads the annotation)
@@ -132,7 +134,6 @@ class EnsembleTeacherTranslationTask(TranslationTask):
             self.source_dictionary,
             self.target_dictionary,
             self.cfg.ensemble_dtype,
-            self.cfg.ensemble_cache_gib,
         )
         if self._student is not None:
             attach_head(self._student, self.student_head)
@@ -141,6 +142,12 @@ class EnsembleTeacherTranslationTask(TranslationTask):
                 arguments = Namespace(**json.loads(self.cfg.eval_bleu_args))
                 self.sequence_generator = self.build_generator([self._student], arguments)
         return criterion
+
+    def stored_targets(
+        self, sample: dict[str, Any], token_mask: Tensor, training: bool
+    ) -> SparseTarget | None:
+        """Return the stored targets of a batch's counted tokens; None where teachers run."""
+        return None
 
     def train_step(  # noqa: D102 (fairseq's own)
         self,

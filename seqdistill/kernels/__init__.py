@@ -1,6 +1,7 @@
 """The losses of this project fused with the projections, in one pass over the vocabulary."""
 
 from seqdistill.kernels.fused import FusedLoss, TokenRows, fused_distillation_loss
+from seqdistill.kernels.plain import plain_distillation_loss
 from seqdistill.kernels.select import BACKENDS, backend_status
 from seqdistill.kernels.settings import DistillationLoss
 from seqdistill.kernels.sources import MemberLogits, MemberProjections
@@ -14,4 +15,5 @@ __all__ = [
     "TokenRows",
     "backend_status",
     "fused_distillation_loss",
+    "plain_distillation_loss",
 ]

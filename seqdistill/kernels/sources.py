@@ -162,10 +162,12 @@ class MemberSource:
         self._biases: list[Tensor | None] = [None] * self.M
         self.V = self._rows[0].shape[-1]
         if isinstance(members, MemberProjections):
-            self._rows = [rows.to(dtype) for rows in self._rows]
-            self._weights = [weight.detach().to(dtype) for weight in members.weights]
-            if members.biases is not None:
-                self._biases = [None if b is None else b.detach().to(dtype) for b in members.biases]
+            biases = members.biases or [None] * self.M
+            for m, (weight, bias) in enumerate(zip(members.weights, biases, strict=True)):
+                own = _member_dtype(weight.dtype, dtype)
+                self._rows[m] = self._rows[m].to(own)
+                self._weights.append(weight.detach().to(own))
+                self._biases[m] = None if bias is None else bias.detach().to(own)
             self.V = self._weights[0].shape[0]
         self.tokens = self._rows[0].shape[0]
 
@@ -181,9 +183,12 @@ class MemberSource:
         for m in range(self.M):
             rows = self._rows[m][begin:end]
             if self._by_features:
-                logits = project(rows, self._weights[m], self._biases[m], work.get("logits", n))
+                buffer = work.get("logits", n, rows.dtype)
+                rows = project(rows, self._weights[m], self._biases[m], buffer)
+            if self._by_features and rows.dtype == _row_dtype(rows.dtype):
+                logits = rows
             else:
-                logits = work.get("logits", n, _row_dtype(rows.dtype)).copy_(rows)
+                logits = work.get("rows", n, _row_dtype(rows.dtype)).copy_(rows)
             backend.add_member_(
                 logits,
                 1 / self.members.temperature,
@@ -273,27 +278,13 @@ class SparseSource:
         dtype = torch.promote_types(work.dtype, torch.float32)
         measures = {name: getattr(cut, name).to(dtype) for name in _MEASURES}
         if loss.needs_mean_log_probs:
-            if cut.log_probs is None:
-                raise InputError(
-                    "end2 needs mean log-probabilities, which this target store does not hold; "
-                    "make it again with --for-end2"
-                )
             return ChunkTarget(
                 None, cut.mean_log_probs(work.get("mean_log_probs", n, dtype)), None, **measures
             )
         mean_probs = cut.mean_probs(work.get("mean_probs", n, dtype))
         inverse_precision = None
-        if loss.is_proxy and loss.concentration == "exact":
-            if cut.exact_inverse_precision is None:
-                raise InputError(
-                    "concentration 'exact' needs the whole p̄, and this target store does not hold "
-                    "its precision; make it again with --exact-precision, or take mkl or epkl"
-                )
-            inverse_precision = cut.exact_inverse_precision.to(dtype)
-        elif loss.is_proxy:
-            inverse_precision = _inverse_precision(
-                loss, self.V, measures["reverse_mutual_information"], measures["epkl"], mean_probs
-            )
+        if loss.is_proxy:
+            inverse_precision = cut.inverse_precision(loss.concentration).to(dtype)
         return ChunkTarget(mean_probs, None, inverse_precision, **measures)
 
     def finish(self) -> None:
@@ -363,6 +354,11 @@ def _select(values: Tensor, index: Tensor | None, width: int = 1) -> Tensor:
     values = values.detach()
     flat = values.reshape(-1, values.shape[-1]) if width else values.reshape(-1)
     return flat if index is None else flat[index]
+
+
+def _member_dtype(own: torch.dtype, products: torch.dtype) -> torch.dtype:
+    """Members in half precision stay there; others follow the student's products."""
+    return own if own in (torch.float16, torch.bfloat16) else products
 
 
 def _row_dtype(dtype: torch.dtype) -> torch.dtype:

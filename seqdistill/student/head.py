@@ -1,5 +1,6 @@
 """The student's head: how its logits are read, saved in the checkpoint beside the weights."""
 
+import math
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -44,6 +45,13 @@ class StudentHead:
     def log_probs(self, logits: Tensor) -> Tensor:
         """Return (..., V) log-probabilities of the predictive distribution, float32 at least."""
         return predictive_log_probs(logits, self.offset, self.predictive)
+
+    def reference_log_probs(self, reference_logit: Tensor, log_sum: Tensor, V: int) -> Tensor:
+        """Return (...) ln p of reference pieces from their logits and ln Σ e^z of their rows."""
+        if self.predictive == "base" or self.offset != 1:
+            return reference_logit - log_sum
+        one, total = torch.zeros_like(log_sum), torch.full_like(log_sum, math.log(V))
+        return torch.logaddexp(reference_logit, one) - torch.logaddexp(log_sum, total)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, as they are saved in a checkpoint."""

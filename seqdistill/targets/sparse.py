@@ -11,6 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from seqdistill.errors import InputError
+from seqdistill.targets.proxy import ProxyDirichletTarget
+from seqdistill.teachers import EnsembleStatistics
+
 
 @dataclass(frozen=True)
 class SparseTarget:
@@ -103,11 +107,64 @@ class SparseTarget:
         return dense.scatter_(-1, self.pieces, self.probs.to(dense.dtype))
 
     def mean_log_probs(self, out: Tensor | None = None) -> Tensor:
-        """Return the approximation of ℓ̄, (N, V); only if the store was made for EnD²."""
+        """Return the approximation of ℓ̄, (N, V).
+
+        Raises:
+            InputError: the store was not made for EnD².
+        """
         if self.log_probs is None or self.tail_log_shift is None or self.log_prior is None:
-            raise TypeError("this target holds no mean log-probabilities")
+            raise InputError(
+                "end2 needs mean log-probabilities, which this target store does not hold; make "
+                "it again with --for-end2"
+            )
         dense = torch.add(self.tail_log_shift.unsqueeze(-1), self.log_prior, out=out)
         return dense.scatter_(-1, self.pieces, self.log_probs.to(dense.dtype))
+
+    def inverse_precision(self, concentration: str) -> Tensor:
+        """Return 1/β̃₀ of the proxy, (N); exact, not of p̂.
+
+        Raises:
+            InputError: an unknown concentration, or ``exact`` and the store does not hold it.
+        """
+        if concentration == "mkl":
+            return 2 * self.reverse_mutual_information / (self.vocabulary_size - 1)
+        if concentration == "epkl":
+            return self.epkl / (self.vocabulary_size - 1)
+        if concentration != "exact":
+            raise InputError(
+                f"expected a concentration among mkl, epkl, exact, got {concentration!r}"
+            )
+        if self.exact_inverse_precision is None:
+            raise InputError(
+                "concentration 'exact' needs the whole p̄, and this target store does not hold its "
+                "precision; make it again with --exact-precision, or take mkl or epkl"
+            )
+        return self.exact_inverse_precision
+
+    def proxy(self, concentration: str) -> ProxyDirichletTarget:
+        """Return the proxy of every token, with p̂ (N, V) for its mean."""
+        return ProxyDirichletTarget(
+            self.mean_probs(), self.inverse_precision(concentration), concentration
+        )
+
+    def statistics(self) -> EnsembleStatistics:
+        """Return statistics with p̂ and, if the store was made for EnD², its ℓ̄ (else NaN)."""
+        mean_probs = self.mean_probs()
+        return EnsembleStatistics(
+            mean_probs=mean_probs,
+            mean_log_probs=(
+                torch.full_like(mean_probs, torch.nan)
+                if self.log_probs is None
+                else self.mean_log_probs()
+            ),
+            total_uncertainty=self.total_uncertainty,
+            data_uncertainty=self.data_uncertainty,
+            mutual_information=self.mutual_information,
+            epkl=self.epkl,
+            reverse_mutual_information=self.reverse_mutual_information,
+            members=self.members,
+            temperature=self.temperature,
+        )
 
     def _distinct(self, values: Tensor) -> Tensor:
         """Return values (N, K) with the padding entries of each row set to 0."""

@@ -97,3 +97,8 @@ def precision_of(logits: Tensor, offset: float = 1.0) -> Tensor:
     if logits.dtype not in (torch.float32, torch.float64):
         logits = logits.float()
     return DirichletTerms(logits, offset).inverse_precision.reciprocal().squeeze(-1)
+
+
+def precision_of_rows(log_sum: Tensor, V: int, offset: float = 1.0) -> Tensor:
+    """Return (...) α₀ = S + oV from ln S, where the logits are not at hand."""
+    return log_sum.exp() + offset * V

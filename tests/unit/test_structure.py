@@ -25,6 +25,7 @@ STAGES = (
     "teachers",
     "targets",
     "losses",
+    "kernels",
     "student",
     "uncertainty",
     "assessment",
