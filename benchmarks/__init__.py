@@ -1,0 +1,1 @@
+"""What every performance figure of this project is made with; see README.md in this folder."""
