@@ -27,7 +27,13 @@ from seqdistill.targets.store.settings import (
     check_format,
     shard_name,
 )
-from seqdistill.targets.store.shards import REPAIR, Shard, ids_checksum, sentence_checksum
+from seqdistill.targets.store.shards import (
+    REMAKE,
+    REPAIR,
+    Shard,
+    ids_checksum,
+    sentence_checksum,
+)
 from seqdistill.targets.store.writer import read_symbols
 
 
@@ -269,7 +275,7 @@ def file_problem(path: Path, entry: dict[str, Any], *, contents: bool) -> str:
         contents: compare the SHA-256, too; it is compared always if the file is no shard.
     """
     if not path.is_file():
-        return f"{path}: missing; {REPAIR}"
+        return f"{path}: missing; {REMAKE}"
     size = path.stat().st_size
     if size != entry["bytes"]:
         return (

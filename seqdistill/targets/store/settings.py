@@ -35,7 +35,7 @@ class StoreSettings:
         vocabulary_size: V.
         members: M.
         top_k: pieces a token; None: as many as ``tail_bound`` asks for.
-        tail_bound: keep the fewest pieces whose tail mass is at most this.
+        tail_bound: keep the fewest pieces whose tail mass is at most this; one of the two is given.
         max_k: but never more than this.
         dtype: of the stored probabilities, ``float16`` or ``float32``.
         temperature: at which the members are read.
@@ -47,7 +47,7 @@ class StoreSettings:
 
     vocabulary_size: int
     members: int
-    top_k: int | None = 128
+    top_k: int | None = None
     tail_bound: float | None = None
     max_k: int | None = None
     dtype: str = "float16"

@@ -20,6 +20,8 @@ REPAIR = (
     "delete this file and repeat the command that made the store: it makes the file again and "
     "keeps the others"
 )
+#: And about a file that is not there.
+REMAKE = "repeat the command that made the store: it makes this file again and keeps the others"
 SUMS = ("tail_sums", "tail_weights", "log_sums")
 
 

@@ -37,7 +37,7 @@ from seqdistill.targets.store.settings import (
     StorePlan,
     shard_name,
 )
-from seqdistill.targets.store.shards import REPAIR, Shard, ShardBuilder
+from seqdistill.targets.store.shards import REMAKE, Shard, ShardBuilder
 
 #: What a store's folder may hold beside its own files: what the ensemble decoded.
 OTHER_FOLDERS = ("data", "data.part", "decoding")
@@ -208,7 +208,7 @@ def read_symbols(folder: Path) -> Sequence[str]:
     """Return the symbols of a store's dictionary."""
     path = folder / VOCABULARY
     if not path.exists():
-        raise InputError(f"{path}: missing; {REPAIR}")
+        raise InputError(f"{path}: missing; {REMAKE}")
     symbols: Sequence[str] = read_json(path)
     return symbols
 
