@@ -11,6 +11,7 @@ from torch import Tensor
 
 from fairseq_plugins.criterions import distillation_metrics
 from fairseq_plugins.features import gives_features, token_features
+from fairseq_plugins.stores import TargetStores
 from seqdistill.errors import InputError
 from seqdistill.kernels import (
     BACKENDS,
@@ -18,6 +19,7 @@ from seqdistill.kernels import (
     fused_distillation_loss,
     plain_distillation_loss,
 )
+from seqdistill.losses import label_smoothed_cross_entropy
 from seqdistill.losses.schedules import annealed_temperature
 from seqdistill.student import StudentHead
 
@@ -97,6 +99,12 @@ class DistillationCriterion(FairseqCriterion):
         """Return how the logits of a student of this criterion are read."""
         raise NotImplementedError
 
+    def target_stores(self, paths: str) -> TargetStores:
+        """Return the stores of ``--target-store`` as this criterion needs them."""
+        initial = self._temperature_at(0)
+        annealed = initial != 1 and self.cfg.temperature_anneal_end > 0
+        return TargetStores(paths, self.loss, initial, annealed)
+
     def set_num_updates(self, num_updates: int) -> None:
         """Tell the temperature schedule the time."""
         self.num_updates = num_updates
@@ -170,9 +178,12 @@ class DistillationCriterion(FairseqCriterion):
     ) -> tuple[Tensor, dict[str, Any]]:
         logits = model(**sample["net_input"])[0][token_mask]  # (N, V)
         target = self.task.stored_targets(sample, token_mask, self.training)
-        if target is None:
+        if target is None and self.task.teachers is not None:
             target = self.task.teachers.statistics(sample["net_input"], token_mask, temperature)
-        loss, _ = plain_distillation_loss(logits, target, loss=self.loss, references=references)
+        if target is None:  # a subset without a store, which a warning has said
+            loss, _ = label_smoothed_cross_entropy(logits, references)
+        else:
+            loss, _ = plain_distillation_loss(logits, target, loss=self.loss, references=references)
         with torch.no_grad():
             output = distillation_metrics.logging_output(
                 logits, references, target, self.task.student_head, detailed=not self.training

@@ -34,7 +34,7 @@ _QUANTILES = {"p05": 0.05, "p25": 0.25, "median": 0.5, "p75": 0.75, "p95": 0.95}
 def logging_output(
     logits: Tensor,
     references: Tensor,
-    statistics: EnsembleStatistics | SparseTarget,
+    statistics: EnsembleStatistics | SparseTarget | None,
     head: StudentHead,
     detailed: bool,
 ) -> dict[str, Any]:
@@ -43,7 +43,7 @@ def logging_output(
     Args:
         logits: (N, V) of the student.
         references: (N) reference pieces.
-        statistics: the ensemble's, of the same tokens.
+        statistics: the ensemble's, of the same tokens; None where they are not known.
         head: how the logits are read.
         detailed: also what costs a pass over the vocabulary (validation).
     """
@@ -52,12 +52,13 @@ def logging_output(
         "nll_loss": -log_probs.gather(-1, references.unsqueeze(-1)).sum(),
         "n_correct": logits.argmax(-1).eq(references).sum(),
     }
-    for short, name in _CORRELATED.items():
-        output[f"ensemble_{short}"] = getattr(statistics, name).sum()
+    if statistics is not None:
+        for short, name in _CORRELATED.items():
+            output[f"ensemble_{short}"] = getattr(statistics, name).sum()
     if head.offset is not None:
         precision = precision_of(logits, head.offset)
         output["_precision_histogram"] = log_histogram(precision, PRECISION_BINS)
-    if not detailed:
+    if not detailed or statistics is None:
         return output
     student: dict[str, Tensor] = {}
     if head.offset is not None:
@@ -100,9 +101,9 @@ def reduce(logging_outputs: list[dict[str, Any]]) -> None:
     metrics.log_derived("ppl", lambda meters: utils.get_perplexity(meters["nll_loss"].avg))
     metrics.log_scalar("accuracy", 100.0 * total("n_correct") / ntokens, ntokens, round=2)
     for short in _CORRELATED:
-        metrics.log_scalar(
-            f"ensemble_{short}", total(f"ensemble_{short}") / ntokens, ntokens, round=4
-        )
+        name = f"ensemble_{short}"
+        if any(name in output for output in logging_outputs):
+            metrics.log_scalar(name, total(name) / ntokens, ntokens, round=4)
     temperature = total("teacher_temperature") / sample_size
     if temperature != 1:
         metrics.log_scalar("teacher_temperature", temperature, sample_size, round=3)

@@ -6,6 +6,7 @@ from argparse import Namespace
 from dataclasses import dataclass, field
 from typing import Any, Optional
 
+from fairseq import utils
 from fairseq.criterions import FairseqCriterion
 from fairseq.dataclass import ChoiceEnum
 from fairseq.models import BaseFairseqModel
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from fairseq_plugins.checkpoints import load_checkpoint
 from fairseq_plugins.generation import HypothesisRecorder, build_uncertainty_generator
+from fairseq_plugins.stores import TargetStores
 from fairseq_plugins.teachers import DTYPES, TeacherEnsemble, find_members
 from seqdistill.errors import InputError
 from seqdistill.student import PREDICTIVES, StudentHead
@@ -84,6 +86,8 @@ class EnsembleTeacherTranslationTask(TranslationTask):
     def __init__(self, cfg: Any, src_dict: Any, tgt_dict: Any) -> None:
         super().__init__(cfg, src_dict, tgt_dict)
         self.teachers: TeacherEnsemble | None = None
+        self.stores: TargetStores | None = None
+        self._validated_subset = ""
         self.student_head: StudentHead | None = None
         self._student: BaseFairseqModel | None = None
         self._head_of_next_model: StudentHead | None = None
@@ -129,12 +133,15 @@ class EnsembleTeacherTranslationTask(TranslationTask):
             predictive=self.cfg.predictive or "base",
             measures=self._measures,
         )
-        self.teachers = TeacherEnsemble(
-            find_members(self.cfg.ensemble_paths),
-            self.source_dictionary,
-            self.target_dictionary,
-            self.cfg.ensemble_dtype,
-        )
+        if self.cfg.target_store:
+            self.stores = criterion.target_stores(self.cfg.target_store)
+        else:
+            self.teachers = TeacherEnsemble(
+                find_members(self.cfg.ensemble_paths),
+                self.source_dictionary,
+                self.target_dictionary,
+                self.cfg.ensemble_dtype,
+            )
         if self._student is not None:
             attach_head(self._student, self.student_head)
             if self.cfg.eval_bleu:
@@ -146,8 +153,23 @@ class EnsembleTeacherTranslationTask(TranslationTask):
     def stored_targets(
         self, sample: dict[str, Any], token_mask: Tensor, training: bool
     ) -> SparseTarget | None:
-        """Return the stored targets of a batch's counted tokens; None where teachers run."""
-        return None
+        """Return the stored targets of a batch's counted tokens; None if there are none."""
+        if self.stores is None:
+            return None
+        stored = self.stores.of(self.cfg.train_subset if training else self._validated_subset)
+        return None if stored is None else stored.targets(sample, token_mask)
+
+    def load_dataset(self, split: str, *args: Any, **kwargs: Any) -> None:
+        """Load a subset, and open its target store."""
+        super().load_dataset(split, *args, **kwargs)
+        if self.stores is None:
+            return
+        if len(utils.split_paths(self.cfg.data)) > 1 and split == self.cfg.train_subset:
+            raise InputError(
+                f"{self.cfg.data} are several folders, a part of the epochs each; a target store "
+                "is of one folder. Join them, or train without --target-store"
+            )
+        self.stores.load(split, self, required=split == self.cfg.train_subset)
 
     def train_step(  # noqa: D102 (fairseq's own)
         self,
@@ -244,6 +266,8 @@ class EnsembleTeacherTranslationTask(TranslationTask):
         dataset = args[0] if args else kwargs["dataset"]
         if dataset is not self.datasets.get(self.cfg.train_subset):
             kwargs["required_batch_size_multiple"] = 1
+            names = [name for name, other in self.datasets.items() if other is dataset]
+            self._validated_subset = names[0] if names else ""
         iterator = super().get_batch_iterator(*args, **kwargs)
         recorder = self._uncertainty_recorder(
             kwargs.get("shard_id", 0), kwargs.get("num_shards", 1)
