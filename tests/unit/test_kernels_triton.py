@@ -116,6 +116,7 @@ def test_kernels_compile_for_a_gpu(tmp_path: Path) -> None:
     assert {line["name"] for line in compiled} == {*kernels, "float64_kernel"}
     for line in compiled:
         assert line["cubin_bytes"] > 1000, line
+        assert line["columns_held_once"], line
         # float64 in a loop over V would be right, and many times slower on most GPUs.
         assert line["float64_in_loops"] == (line["name"] not in kernels), line
 

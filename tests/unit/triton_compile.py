@@ -1,7 +1,9 @@
 """Compile every kernel for a CUDA GPU that need not be there.
 
 ``python -m tests.unit.triton_compile`` prints a line of JSON for each: its name, the size of the
-machine code, and whether a loop over the vocabulary computes in float64.
+machine code, whether a loop over the vocabulary computes in float64, and whether each column of a
+block is held by one thread only. (The student's kernel overwrites what it reads: a second thread
+that holds the same column could read the gradient in the logit's place.)
 """
 
 import json
@@ -17,7 +19,7 @@ from seqdistill.kernels.triton import members, student
 from seqdistill.kernels.triton.backend import _shape
 
 CAPABILITY = 80
-_V = 40_000
+_LARGE, _SMALL = 40_000, 17
 
 
 @triton.jit
@@ -30,9 +32,10 @@ def float64_kernel(logits_ptr, V, BLOCK: tl.constexpr):
     tl.store(logits_ptr, tl.sum(total))
 
 
-def compiled(kernel: Any, pointers: dict[str, str | None], constants: dict[str, Any]) -> Any:
+def compiled(
+    kernel: Any, pointers: dict[str, str | None], constants: dict[str, Any], shape: dict[str, int]
+) -> Any:
     """Compile a kernel; pointers by the type of what they point to, None for one left out."""
-    shape = _shape(_V)
     constants = {**constants, "BLOCK": shape["BLOCK"]}
     signature, attributes = {}, {}
     for place, name in enumerate(kernel.arg_names):
@@ -67,13 +70,25 @@ def float64_in_loops(ttir: str) -> bool:
     return False
 
 
-def report(kernel: Any, pointers: dict[str, str | None], constants: dict[str, Any]) -> None:
+def columns_held_once(ttgir: str, block: int) -> bool:
+    """Whether every layout of a block of columns has at most one thread a column."""
+    layouts = re.findall(
+        r"sizePerThread = \[(\d+)\], threadsPerWarp = \[(\d+)\], warpsPerCTA = \[(\d+)\]", ttgir
+    )
+    return bool(layouts) and all(int(a) * int(b) * int(c) <= block for a, b, c in layouts)
+
+
+def report(
+    kernel: Any, pointers: dict[str, str | None], constants: dict[str, Any], V: int = _LARGE
+) -> None:
     """Compile one variant and print what is known of it."""
-    code = compiled(kernel, pointers, constants)
+    shape = _shape(V)
+    code = compiled(kernel, pointers, constants, shape)
     line = {
         "name": code.metadata.name,
         "constants": str(constants),
         "cubin_bytes": len(code.asm["cubin"]),
+        "columns_held_once": columns_held_once(code.asm["ttgir"], shape["BLOCK"]),
         "float64_in_loops": float64_in_loops(code.asm["ttir"]),
     }
     print(json.dumps(line))
@@ -99,7 +114,8 @@ def main() -> None:
                 "row_weight_ptr": "fp32" if mixed else None,
             }
             constants = {"KIND": number, "OFFSET": offset, "MIXED": mixed, "WANTS_GRADIENT": True}
-            report(student.student_kernel, pointers, constants)
+            V = _SMALL if kind == "mean_kl" else _LARGE
+            report(student.student_kernel, pointers, constants, V)
 
 
 if __name__ == "__main__":

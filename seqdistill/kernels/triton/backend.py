@@ -171,7 +171,8 @@ def _shape(V: int) -> dict[str, int]:
     block = 1
     while block < min(V, _LARGEST_BLOCK):
         block *= 2
-    # At least one column a thread, so that no two threads hold the same.
+    # At least one column a thread: of two that hold the same column, the second could read what the
+    # first has written in the logit's place.
     block = max(block, 4 * _WARP)
     return {"BLOCK": block, "num_warps": max(4, block // (_COLUMNS_PER_THREAD * _WARP))}
 

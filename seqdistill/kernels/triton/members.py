@@ -104,4 +104,6 @@ def ensemble_kernel(
         gap += probs * (log_mean - tl.where(log_probs < -LARGEST, -LARGEST, log_probs))
     rmi = tl.sum(gap.to(tl.float64))
     tl.store(total_uncertainty_ptr + row, tl.sum(entropy.to(tl.float64)))
-    tl.store(rmi_ptr + row, tl.where(rmi < 0, 0.0, rmi))
+    # The large number, too, may be rounded up; NaN passes both.
+    rmi = tl.where(rmi > LARGEST, LARGEST, tl.where(rmi < 0, 0.0, rmi))
+    tl.store(rmi_ptr + row, rmi)
