@@ -1,1 +1,1 @@
-"""What the recipes share: configuration, the runner, the seven stages."""
+"""What the recipes share: configuration, the runner, the eight stages."""

@@ -1,4 +1,4 @@
-"""Stage 6: all numbers of a recipe, as ``results.json``, as Markdown, and for the report."""
+"""Stage 7: all numbers of a recipe, as ``results.json``, as Markdown, and for the report."""
 
 import argparse
 import json
@@ -195,7 +195,7 @@ def _processor() -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Command line of stage 6: assess a work folder; returns the exit status."""
+    """Command line of stage 7: assess a work folder; returns the exit status."""
     parser = argparse.ArgumentParser(description="assess what a recipe decoded")
     parser.add_argument("work", type=Path, metavar="FOLDER", help="the recipe's work folder")
     work = WorkFolder(parser.parse_args(arguments).work)

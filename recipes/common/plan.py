@@ -1,4 +1,4 @@
-"""The steps of a recipe, in order: which command lines make up the seven stages."""
+"""The steps of a recipe, in order: which command lines make up the eight stages."""
 
 import json
 from collections.abc import Sequence
@@ -61,6 +61,10 @@ class WorkFolder:
         """The checkpoint of a ``teachers`` or ``students`` training."""
         return self.root / kind / name / "checkpoint_best.pt"
 
+    def targets(self, subset: str) -> Path:
+        """The target store of ``train`` or ``valid``."""
+        return self.root / "targets" / subset
+
     def decoded(self, system: str, name: str) -> Path:
         """Hypotheses of a system on a set."""
         return self.root / "decode" / system / f"{name}.jsonl"
@@ -75,6 +79,7 @@ def make_plan(recipe: Recipe, work: WorkFolder) -> list[Step]:
     return [
         *data_steps(recipe, work),
         *teacher_steps(recipe, work),
+        *target_steps(recipe, work),
         *student_steps(recipe, work),
         *decode_steps(recipe, work),
         *force_steps(recipe, work),
@@ -152,24 +157,59 @@ def teacher_steps(recipe: Recipe, work: WorkFolder) -> list[Step]:
     ]
 
 
-def student_steps(recipe: Recipe, work: WorkFolder) -> list[Step]:
-    """Stage 3: one distillation a student, all from the same teachers."""
+def target_steps(recipe: Recipe, work: WorkFolder) -> list[Step]:
+    """Stage 3: what the ensemble says about every token, stored once; none if it runs online."""
+    if recipe.targets.mode == "online":
+        return []
+    source, target = recipe.languages
     teachers = teacher_paths(recipe, work)
+    steps = []
+    for subset in ("train", "valid"):
+        arguments = dict(recipe.targets.arguments)
+        if subset != "train":  # students are judged on real references, whatever they train on
+            arguments.pop("targets", None)
+        folder = work.targets(subset)
+        name = f"targets of {subset}"
+        command = (
+            "seqdistill", "cache-targets", str(work.binarised), "-s", source, "-t", target,
+            "--subset", subset, "--ensemble-paths", ":".join(map(str, teachers)),
+            "--output", str(folder), *render(arguments, name),
+        )  # fmt: skip
+        reads = (work.binarised / f"{subset}.*", work.binarised / "dict.*", *teachers)
+        outputs = (folder / "manifest.json",)
+        steps.append(Step(name, 3, command, reads, outputs, folder, resumes=True))
+    return steps
+
+
+def student_steps(recipe: Recipe, work: WorkFolder) -> list[Step]:
+    """Stage 4: one distillation a student, all from the same teachers."""
     init = recipe.students.init
     shared: Arguments = {
         "seed": recipe.seed,
         "task": "ensemble_teacher_translation",
-        "ensemble-paths": ":".join(str(path) for path in teachers),
         "student-init": None if init is None else str(model_path(recipe, work, init)),
     }
+    data = work.binarised
+    if recipe.targets.mode == "online":
+        inputs = teacher_paths(recipe, work)
+        shared["ensemble-paths"] = ":".join(str(path) for path in inputs)
+    else:
+        stores = [work.targets(subset) for subset in ("train", "valid")]
+        inputs = tuple(store / "manifest.json" for store in stores)
+        shared["target-store"] = ":".join(str(store) for store in stores)
+        if recipe.targets.arguments.get("targets", "references") != "references":
+            data = stores[0] / "data"  # the ensemble's own outputs
+    if init is not None:
+        inputs = (*inputs, model_path(recipe, work, init))
     return [
         training_step(
             f"distil {name}",
-            3,
+            4,
             work,
             work.trained("students", name),
             shared | recipe.training | recipe.students.arguments | student.arguments,
-            teachers,
+            inputs,
+            data,
         )
         for name, student in recipe.students.each.items()
     ]
@@ -182,6 +222,7 @@ def training_step(
     checkpoint: Path,
     arguments: Arguments,
     inputs: Sequence[Path],
+    data: Path | None = None,
 ) -> Step:
     """Return a training that resumes from its last checkpoint."""
     arguments = {
@@ -191,7 +232,7 @@ def training_step(
         "log-format": "json",
         "log-interval": arguments.get("log-interval", 20),
     }
-    command = ("seqdistill-fairseq-train", str(work.binarised), *render(arguments, name))
+    command = ("seqdistill-fairseq-train", str(data or work.binarised), *render(arguments, name))
     reads = (work.binarised / "train.*", work.binarised / "valid.*", work.binarised / "dict.*")
     progress = training_progress(arguments.get("max-update"))
     return Step(
@@ -207,18 +248,18 @@ def training_step(
 
 
 def decode_steps(recipe: Recipe, work: WorkFolder) -> list[Step]:
-    """Stage 4: every system on the test set and on every out-of-domain set."""
+    """Stage 5: every system on the test set and on every out-of-domain set."""
     return [
-        generate_step(f"decode {system} on {name}", 4, recipe, work, system, name)
+        generate_step(f"decode {system} on {name}", 5, recipe, work, system, name)
         for system in recipe.systems
         for name in ("test", *recipe.data.ood)
     ]
 
 
 def force_steps(recipe: Recipe, work: WorkFolder) -> list[Step]:
-    """Stage 5: the references under every system: likelihood, calibration, fidelity."""
+    """Stage 6: the references under every system: likelihood, calibration, fidelity."""
     return [
-        generate_step(f"force {system}", 5, recipe, work, system, "test", forced=True)
+        generate_step(f"force {system}", 6, recipe, work, system, "test", forced=True)
         for system in recipe.systems
     ]
 
@@ -252,7 +293,7 @@ def generate_step(
 
 
 def result_steps(recipe: Recipe, work: WorkFolder) -> list[Step]:
-    """Stages 6 and 7: numbers and the page that shows them."""
+    """Stages 7 and 8: numbers and the page that shows them."""
     hypotheses = tuple(
         path
         for system in recipe.systems
@@ -271,12 +312,12 @@ def result_steps(recipe: Recipe, work: WorkFolder) -> list[Step]:
     return [
         Step(
             "assess",
-            6,
+            7,
             assess,
             (work.recipe, *hypotheses),
             (work.results, work.table, work.manifest),
         ),
-        Step("report", 7, report, (work.manifest, *hypotheses), (work.report,)),
+        Step("report", 8, report, (work.manifest, *hypotheses), (work.report,)),
     ]
 
 

@@ -86,6 +86,20 @@ class Teachers:
 
 
 @dataclass(frozen=True)
+class Targets:
+    """Stage 3.
+
+    Attributes:
+        mode: ``store``: the ensemble runs once over the training set, and students read what it
+            said; ``online``: it runs beside every student's training.
+        arguments: options of ``seqdistill cache-targets``.
+    """
+
+    mode: str = "store"
+    arguments: Arguments = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Student:
     """One distillation: its own options of fairseq-train, over those of all students."""
 
@@ -94,7 +108,7 @@ class Student:
 
 @dataclass(frozen=True)
 class Students:
-    """Stage 3.
+    """Stage 4.
 
     Attributes:
         init: the teacher whose weights the students start from (``teacher1``); None: random.
@@ -124,7 +138,7 @@ class System:
 
 @dataclass(frozen=True)
 class Decode:
-    """Stages 4 and 5.
+    """Stages 5 and 6.
 
     Attributes:
         search: options of fairseq-generate for the search.
@@ -137,7 +151,7 @@ class Decode:
 
 @dataclass(frozen=True)
 class Assess:
-    """Stage 6.
+    """Stage 7.
 
     Attributes:
         measures: the measures that the summary table shows (all are in ``results.json``).
@@ -158,6 +172,7 @@ class Recipe:
 
     Attributes:
         title: one line for tables and the report.
+        targets: whether targets are stored, and how.
         training: options of fairseq-train that teachers and students share.
         seed: seed of every training, unless it says otherwise.
         jobs: how many steps may run at once.
@@ -177,6 +192,7 @@ class Recipe:
     reference: str
     decode: Decode
     assess: Assess
+    targets: Targets = field(default_factory=Targets)
     seed: int = 1
     jobs: int = 1
     threads: int = 1
@@ -309,6 +325,8 @@ def _check_names(recipe: Recipe) -> None:
     """Check what types cannot: that names refer to something, and numbers make sense."""
     if recipe.teachers.mode not in ("train", "given"):
         raise InputError(f"teachers.mode must be train or given, got {recipe.teachers.mode!r}")
+    if recipe.targets.mode not in ("store", "online"):
+        raise InputError(f"targets.mode must be store or online, got {recipe.targets.mode!r}")
     if recipe.teachers.mode == "given" and recipe.given is None:
         raise InputError("teachers.mode is given, so teachers.given has to say which")
     if not recipe.teacher_names:

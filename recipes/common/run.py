@@ -22,12 +22,12 @@ from seqdistill.errors import InputError, UsageError
 from seqdistill.files import atomic_write
 
 _EPILOG = """\
-stages: 1 data, 2 teachers, 3 distil, 4 decode, 5 uncertainty, 6 assess, 7 report
+stages: 1 data, 2 teachers, 3 targets, 4 distil, 5 decode, 6 uncertainty, 7 assess, 8 report
 
 examples:
   python -m recipes.common.run recipes/demo
   python -m recipes.common.run recipes/demo --set scale=tiny
-  python -m recipes.common.run recipes/tatoeba_en_de --stages 3-7 --set students.arguments.lr=1e-3
+  python -m recipes.common.run recipes/tatoeba_en_de --stages 4-8 --set students.arguments.lr=1e-3
 """
 
 
@@ -76,8 +76,8 @@ def _run(given: argparse.Namespace, display: Display, started: float) -> int:
         ran = runner.run(chosen, force=given.force)
     done = f"{ran} of {len(chosen)} steps run, {len(chosen) - ran} done before"
     display.line(f"{done}; {duration(time.monotonic() - started)}")
-    if stages & {6, 7}:
-        _show_results(recipe, work, with_report=7 in stages)
+    if stages & {7, 8}:
+        _show_results(recipe, work, with_report=8 in stages)
     return 0
 
 
@@ -105,7 +105,7 @@ def parse_stages(text: str) -> set[int]:
         except ValueError:
             numbers = range(0)
         if not numbers or not set(numbers) <= STAGES.keys():
-            raise UsageError(f"--stages expects 3, 3-5 or 1,4-6 with stages 1 to 7, got {text!r}")
+            raise UsageError(f"--stages expects 3, 3-5 or 1,4-6 with stages 1 to 8, got {text!r}")
         chosen |= set(numbers)
     return chosen
 
@@ -170,7 +170,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("recipe", metavar="FOLDER", help="a folder with a recipe.yaml")
     parser.add_argument("--work-dir", help="where everything goes (default: runs/RECIPE[-SCALE])")
-    parser.add_argument("--stages", default="1-7", help="which: 3, 3-5 or 1,4-6 (default: 1-7)")
+    parser.add_argument("--stages", default="1-8", help="which: 3, 3-5 or 1,4-6 (default: 1-8)")
     parser.add_argument(
         "--set",
         action="append",

@@ -20,11 +20,12 @@ from seqdistill.files import atomic_write
 STAGES = {
     1: "data",
     2: "teachers",
-    3: "distil",
-    4: "decode",
-    5: "uncertainty",
-    6: "assess",
-    7: "report",
+    3: "targets",
+    4: "distil",
+    5: "decode",
+    6: "uncertainty",
+    7: "assess",
+    8: "report",
 }
 
 STAMP_SCHEMA = "seqdistill.recipe-step/1"
@@ -65,7 +66,7 @@ class Step:
 
     @property
     def title(self) -> str:
-        """The name after its stage: ``3 distil · proxy``."""
+        """The name after its stage: ``4 distil · proxy``."""
         stage = STAGES[self.stage]
         rest = self.name.removeprefix(stage).strip()
         return f"{self.stage} {stage}{' · ' + rest if rest else ''}"

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs this recipe; arguments go to the runner: bash recipes/tatoeba_en_de/run.sh --stages 4-7 --dry-run
+# Runs this recipe; arguments go to the runner: bash recipes/tatoeba_en_de/run.sh --stages 5-8 --dry-run
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 exec python -m recipes.common.run recipes/tatoeba_en_de "$@"

@@ -101,15 +101,15 @@ def test_a_second_run_does_nothing(whole: tuple[Path, str]) -> None:
     work, printed = whole
     again = run_demo(work)
     assert again.returncode == 0, again.stderr
-    assert "0 of 21 steps run, 21 done before" in again.stderr
+    assert "0 of 23 steps run, 23 done before" in again.stderr
     assert again.stdout == printed
 
 
 def test_a_changed_search_decodes_again_and_trains_nothing(whole: tuple[Path, str]) -> None:
     work, _ = whole
-    dry = run_demo(work, "--set", "decode.search.beam=3", "--dry-run", "--stages", "1-5")
+    dry = run_demo(work, "--set", "decode.search.beam=3", "--dry-run", "--stages", "1-6")
     states = [line for line in dry.stdout.splitlines() if line.startswith("# ")]
     assert [
-        line for line in states if line.startswith("# 4") and not line.endswith("(to do)")
+        line for line in states if line.startswith("# 5") and not line.endswith("(to do)")
     ] == []
-    assert [line for line in states if line[2] in "1235" and not line.endswith("(done)")] == []
+    assert [line for line in states if line[2] in "12346" and not line.endswith("(done)")] == []

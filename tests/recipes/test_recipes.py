@@ -121,7 +121,7 @@ def test_options_render_as_fairseq_wants_them() -> None:
 def test_stages() -> None:
     assert parse_stages("3") == {3}
     assert parse_stages("1,4-6") == {1, 4, 5, 6}
-    for text in ("0", "8", "5-3", "x", "3-", "", "1-9"):
+    for text in ("0", "9", "5-3", "x", "3-", "", "1-9"):
         with pytest.raises(UsageError, match="--stages"):
             parse_stages(text)
 
@@ -130,11 +130,13 @@ def test_a_dry_run_prints_commands_and_writes_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     work = tmp_path / "work"
-    arguments = [str(DEMO), "--work-dir", str(work), "--dry-run", "--stages", "2-3"]
+    arguments = [str(DEMO), "--work-dir", str(work), "--dry-run", "--stages", "2-4"]
     assert main([*arguments, "--set", "scale=tiny"]) == 0
     printed = capsys.readouterr().out
-    assert "# 3 distil: distil proxy (waits for its input)" in printed
+    assert "# 3 targets: targets of valid (waits for its input)" in printed
+    assert "# 4 distil: distil proxy (waits for its input)" in printed
     assert "--criterion proxy_dirichlet" in printed
+    assert "--ensemble-paths" not in printed.partition("# 4 distil")[2]
     assert not work.exists()
 
 
@@ -146,3 +148,24 @@ def test_wrong_usage_and_wrong_input_have_their_exit_status(
     with pytest.raises(SystemExit) as stop:
         main([str(DEMO), "--stages", "9"])
     assert stop.value.code == 2
+
+
+def test_targets_are_stored_or_the_teachers_run_online(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [str(DEMO), "--work-dir", str(tmp_path / "work"), "--dry-run", "--stages", "3-4"]
+    assert main([*arguments, "--set", "targets.mode=online"]) == 0
+    printed = capsys.readouterr().out
+    assert "cache-targets" not in printed
+    assert "--ensemble-paths" in printed
+    assert main([*arguments, "--set", "targets.arguments.targets=both"]) == 0
+    printed = capsys.readouterr().out
+    train_line, valid_line = (
+        line for line in printed.splitlines() if line.startswith("seqdistill cache-targets")
+    )
+    assert "--targets both" in train_line
+    assert "--targets" not in valid_line  # students are judged on references
+    assert "seqdistill-fairseq-train" in printed
+    assert "targets/train/data --seed" in printed
+    assert main([*arguments, "--set", "targets.mode=stored"]) == 1
+    assert "store or online" in capsys.readouterr().err
