@@ -48,17 +48,23 @@ def usable_backends(device: str) -> tuple[list[str], dict[str, str]]:
     return usable, refused
 
 
-def online_target(inputs: Inputs, member_logits: Tensor | None) -> Target:
+def online_target(
+    inputs: Inputs, member_logits: Tensor | None, dtype: torch.dtype = torch.float32
+) -> Target:
     """Return the members as the fused loss takes them.
 
     Args:
         inputs: with the members' features and projections.
         member_logits: (B, T, M, V) if logits are what is given.
+        dtype: in which features and projections are held.
     """
     if member_logits is None:
+        # A weight that all members share stays one.
+        cast = {id(member.weight): member.weight for member in inputs.members}
+        cast = {key: weight.to(dtype) for key, weight in cast.items()}
         return MemberProjections(
-            [member.features for member in inputs.members],
-            [member.weight for member in inputs.members],
+            [member.features.to(dtype) for member in inputs.members],
+            [cast[id(member.weight)] for member in inputs.members],
         )
     M, V = member_logits.shape[2:]
     flat = member_logits.view(-1, M, V)

@@ -17,6 +17,7 @@ from torch.nn.functional import cross_entropy, linear
 from benchmarks.inputs import Inputs, member_logits
 from benchmarks.ours import fused_loss, online_target, stored_target
 from benchmarks.released_criterion import gather_member_logits, released_criterion
+from seqdistill.kernels.sources import Target
 from seqdistill.targets.sparse import SparseTarget
 
 SCOPES = ("S1", "S2")
@@ -31,6 +32,7 @@ MEANINGS = {
     "cpp": "ours, compiled C++",
     "triton": "ours, Triton",
     "stored": "ours from a stored target, 128 pieces a token: no member is run",
+    "held": "ours with the members, which are frozen, held in bfloat16",
 }
 
 # Rows at a time in (c): a chunk's logits are in the buffer that the next chunk overwrites.
@@ -39,7 +41,7 @@ _STORED_PIECES = 128
 
 
 def side_names(scope: str, backends: list[str]) -> list[str]:
-    """Return the sides of a scope: ``backend[_stored]_products``, and the others.
+    """Return the sides of a scope: ``backend[_stored | _held]_products``, and the others.
 
     Args:
         scope: ``S1`` has no products, so ours is there in float32 only.
@@ -52,7 +54,9 @@ def side_names(scope: str, backends: list[str]) -> list[str]:
     for kind in ("cross_entropy", "products"):
         sides += [f"{kind}_{dtype}" for dtype in DTYPES]
     for backend in backends:
-        sides += [f"{backend}{s}_{dtype}" for s in ("", "_stored") for dtype in DTYPES]
+        sides += [f"{backend}_{dtype}" for dtype in DTYPES]
+        sides += [f"{backend}_held_bfloat16"]
+        sides += [f"{backend}_stored_{dtype}" for dtype in DTYPES]
     return sides
 
 
@@ -72,6 +76,7 @@ class Cell:
     member_logits: Tensor | None = None
     student_logits: Tensor | None = None
     _stored: SparseTarget | None = field(default=None, repr=False)
+    _held: Target | None = field(default=None, repr=False)
 
     @classmethod
     def of(cls, scope: str, inputs: Inputs) -> "Cell":
@@ -90,6 +95,13 @@ class Cell:
         if self._stored is None:
             self._stored = stored_target(self.inputs, _STORED_PIECES)
         return self._stored
+
+    @property
+    def held(self) -> Target:
+        """The members in bfloat16; made on first use."""
+        if self._held is None:
+            self._held = online_target(self.inputs, None, torch.bfloat16)
+        return self._held
 
     def leaves(self) -> dict[str, Tensor]:
         """Return what the gradients are wanted for, by the name of the gradient."""
@@ -118,16 +130,20 @@ def side(cell: Cell, name: str) -> Callable[[], None]:
         return lambda: _cross_entropy(cell, dtype)
     if kind == "products":
         return _products(cell, dtype)
-    backend, _, is_stored = kind.partition("_")
-    if is_stored:
-        _ = cell.stored  # made here, not while the clock runs
-    return lambda: _ours(cell, backend, dtype_name, bool(is_stored))
+    backend, _, variant = kind.partition("_")
+    # Made here, not while the clock runs.
+    given: Target | None = None
+    if variant == "stored":
+        given = cell.stored
+    elif variant == "held":
+        given = cell.held
+    return lambda: _ours(cell, backend, dtype_name, given)
 
 
-def _ours(cell: Cell, backend: str, products: str, is_stored: bool) -> None:
+def _ours(cell: Cell, backend: str, products: str, given: Target | None) -> None:
     cell.clear()
     inputs = cell.inputs
-    target = cell.stored if is_stored else online_target(inputs, cell.member_logits)
+    target = online_target(inputs, cell.member_logits) if given is None else given
     head = inputs.student
     features = head.features if cell.student_logits is None else cell.student_logits
     weight = head.weight if cell.student_logits is None else None

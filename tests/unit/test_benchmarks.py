@@ -342,7 +342,7 @@ def timed(**seconds: float) -> dict[str, Any]:
 def test_aims_are_judged_in_both_directions() -> None:
     sides = timed(
         released=10.0, cross_entropy_float32=1.0, eager_float32=3.0, cpp_float32=1.5,
-        cpp_bfloat16=1.25, cpp_stored_float32=1.2,
+        cpp_bfloat16=1.25, cpp_held_bfloat16=1.0, cpp_stored_float32=1.2,
     )  # fmt: skip
     cells = [{"scope": "S2", "V": 40_000, "M": 4, "N": 256, "sides": sides}]
     peak = {"scope": "S2", "V": 40_000}
@@ -356,6 +356,7 @@ def test_aims_are_judged_in_both_directions() -> None:
     assert judged == {
         "cpp_float32, times faster than (a)": True,  # 6.7 ≥ 5.5
         "cpp_bfloat16, times faster than (a)": False,  # 8 < 10
+        "cpp_held_bfloat16, times faster than (a)": True,  # 10 ≥ 10
         "student side (cpp_stored_float32), times the time of (b)": True,  # 1.2 ≤ 1.25
         "cpp_float32, times less memory than (a)": True,  # 100 ≥ 40
         "memory at M=10 N=1024, times that at M=4 N=256": False,  # 1.3 > 1.1
