@@ -1,0 +1,123 @@
+"""The compiled library's functions, by ctypes."""
+
+import ctypes
+
+import torch
+from torch import Tensor
+
+from seqdistill.kernels.cpp.build import LEVELS, Build, BuildError
+
+#: Forces an instruction set below the processor's best: baseline, avx2 or avx512.
+LEVEL_VARIABLE = "SEQDISTILL_CPP_ISA"
+
+
+class MemberArguments(ctypes.Structure):
+    """``MemberArguments`` of rows.h."""
+
+    _fields_ = (
+        ("logits", ctypes.c_void_p),
+        ("mean_probs", ctypes.c_void_p),
+        ("mean_log_probs", ctypes.c_void_p),
+        ("negative_entropy", ctypes.c_void_p),
+        ("logits_stride", ctypes.c_int64),
+        ("V", ctypes.c_int64),
+        ("inverse_temperature", ctypes.c_float),
+        ("weight", ctypes.c_float),
+        ("is_bfloat16", ctypes.c_int32),
+    )
+
+
+class EnsembleArguments(ctypes.Structure):
+    """``EnsembleArguments`` of rows.h."""
+
+    _fields_ = (
+        ("mean_probs", ctypes.c_void_p),
+        ("mean_log_probs", ctypes.c_void_p),
+        ("total_uncertainty", ctypes.c_void_p),
+        ("mutual_information", ctypes.c_void_p),
+        ("V", ctypes.c_int64),
+    )
+
+
+class StudentArguments(ctypes.Structure):
+    """``StudentArguments`` of rows.h."""
+
+    _fields_ = (
+        ("logits", ctypes.c_void_p),
+        ("target", ctypes.c_void_p),
+        ("inverse_w", ctypes.c_void_p),
+        ("inverse_precision", ctypes.c_void_p),
+        ("references", ctypes.c_void_p),
+        ("row_weight", ctypes.c_void_p),
+        ("loss", ctypes.c_void_p),
+        ("log_sum", ctypes.c_void_p),
+        ("reference_logit", ctypes.c_void_p),
+        ("largest_logit", ctypes.c_void_p),
+        ("logits_stride", ctypes.c_int64),
+        ("target_stride", ctypes.c_int64),
+        ("V", ctypes.c_int64),
+        ("mix_weight", ctypes.c_double),
+        ("label_smoothing", ctypes.c_double),
+        ("kind", ctypes.c_int32),
+        ("offset", ctypes.c_int32),
+        ("is_bfloat16", ctypes.c_int32),
+    )
+
+
+class Library:
+    """The operations of a compiled library at one instruction set.
+
+    Args:
+        build: what was compiled.
+        level: an instruction set of :data:`LEVELS`; the processor's best when None.
+
+    Raises:
+        BuildError: the file cannot be loaded, or the processor lacks the instruction set.
+    """
+
+    def __init__(self, build: Build, level: str | None = None) -> None:
+        self.build = build
+        try:
+            functions = ctypes.CDLL(str(build.path))
+            best: int = functions.seqdistill_level()
+            self.has_openmp = bool(functions.seqdistill_has_openmp())
+            self._functions = functions
+            for name in ("add_member", "ensemble", "student", "elementary"):
+                getattr(functions, f"seqdistill_{name}")
+        except (OSError, AttributeError) as error:
+            raise BuildError(f"the compiled library cannot be loaded: {error}") from error
+        self.levels = LEVELS[: best + 1]
+        if level is not None and level not in self.levels:
+            raise BuildError(
+                f"expected an instruction set among {', '.join(self.levels)} (those of this "
+                f"processor), got {level!r}; correct or unset {LEVEL_VARIABLE}"
+            )
+        self.level = self.levels[-1] if level is None else level
+
+    def call(self, operation: str, rows: int, arguments: ctypes.Structure) -> None:
+        """Run an operation on rows with torch's number of threads.
+
+        Raises:
+            MemoryError: a thread could not have one row of memory.
+        """
+        failed = getattr(self._functions, f"seqdistill_{operation}")(
+            ctypes.c_int32(LEVELS.index(self.level)),
+            ctypes.c_int32(torch.get_num_threads()),
+            ctypes.c_int64(rows),
+            ctypes.byref(arguments),
+        )
+        if failed:
+            raise MemoryError(f"no memory for a row of the {operation} kernel")
+
+    def elementary(self, which: str, x: Tensor) -> Tensor:
+        """Return an elementary function of (n) float32 numbers, for tests of its accuracy."""
+        x = x.contiguous()
+        y = torch.empty_like(x)
+        self._functions.seqdistill_elementary(
+            ctypes.c_int32(LEVELS.index(self.level)),
+            ctypes.c_int32(("exp_nonpositive", "exp", "log", "log1p").index(which)),
+            ctypes.c_void_p(x.data_ptr()),
+            ctypes.c_void_p(y.data_ptr()),
+            ctypes.c_int64(x.numel()),
+        )
+        return y

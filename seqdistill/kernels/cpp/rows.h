@@ -1,0 +1,54 @@
+// What is shared by the instruction sets: the arguments of the operations and the table of a set.
+#pragma once
+
+#include <stdint.h>
+
+// The order of seqdistill.kernels.backend.KINDS.
+enum Kind { PROXY_DIRICHLET, PROXY_DIRICHLET_FORWARD, END2, MEAN_KL };
+
+struct MemberArguments {
+  void* logits;  // (n, V), rows logits_stride apart
+  float* mean_probs;
+  float* mean_log_probs;
+  float* negative_entropy;
+  int64_t logits_stride, V;
+  float inverse_temperature, weight;
+  int32_t is_bfloat16;
+};
+
+struct EnsembleArguments {
+  const float* mean_probs;
+  const float* mean_log_probs;
+  float* total_uncertainty;
+  float* mutual_information;  // the reverse one
+  int64_t V;
+};
+
+struct StudentArguments {
+  void* logits;         // (n, V), rows logits_stride apart
+  const float* target;  // (n, V) p̄, or ℓ̄ for END2
+  const float* inverse_w;
+  const float* inverse_precision;
+  const int64_t* references;
+  const float* row_weight;
+  float* loss;
+  float* log_sum;
+  float* reference_logit;
+  float* largest_logit;
+  int64_t logits_stride, target_stride, V;
+  double mix_weight, label_smoothing;
+  int32_t kind, offset, is_bfloat16;
+};
+
+// Each operation is one row; memory is V floats of the thread.
+struct RowFunctions {
+  void (*add_member)(const MemberArguments&, int64_t row, float* memory);
+  void (*ensemble)(const EnsembleArguments&, int64_t row, float* memory);
+  void (*student)(const StudentArguments&, int64_t row, float* memory);
+  // Elementary functions for tests: 0 exp (x ≤ 0), 1 exp, 2 log, 3 log1p on [0, 1].
+  void (*elementary)(int32_t which, const float* x, float* y, int64_t count);
+};
+
+const RowFunctions& row_functions_baseline();
+const RowFunctions& row_functions_avx2();
+const RowFunctions& row_functions_avx512();
