@@ -39,6 +39,10 @@ VERBS: dict[str, tuple[str, str]] = {
         "seqdistill.cli.cache_verify",
         "check that a target store is what was written",
     ),
+    "doctor": (
+        "seqdistill.cli.doctor",
+        "show what is installed here and which loss backend is used, and why",
+    ),
     "fairseq-user-dir": (
         "seqdistill.cli.fairseq_user_dir",
         "print the folder for fairseq's --user-dir",
