@@ -63,6 +63,11 @@ class CorpusPlace:
         Raises:
             InputError: the folder lacks something.
         """
+        for language in (self.source, self.target):
+            stem = f"{self.subset}.{self.source}-{self.target}.{language}"
+            path = Path(self.folder) / f"{stem}.bin"
+            if path.is_file() and path.stat().st_size == 0:  # fairseq fails on mapping it
+                raise InputError(f"{path}: the subset {self.subset} has no sentences")
         config = TranslationConfig(
             data=self.folder,
             source_lang=self.source,
@@ -79,10 +84,7 @@ class CorpusPlace:
                 f"{self.folder}: {error}; give the folder that fairseq-preprocess made, its "
                 "languages (-s, -t) and one of its subsets (--subset)"
             ) from error
-        dataset = task.datasets[self.subset]
-        if len(dataset) == 0:
-            raise InputError(f"{self.folder}: the subset {self.subset} has no sentences")
-        return task, dataset
+        return task, task.datasets[self.subset]
 
 
 def sentence_ids(dataset: LanguagePairDataset, index: int) -> tuple[Array, Array]:
