@@ -132,8 +132,8 @@ def _add_running(parser: argparse.ArgumentParser) -> None:
         "--max-tokens",
         type=_positive,
         metavar="N",
-        help="tokens of a batch (default: as many as make tokens x vocabulary floats 64 MB, but "
-        "at most 4096)",
+        help="tokens of a batch (default: as many as make tokens x vocabulary floats 16 MB, on a "
+        "GPU 256 MB, but at most 4096)",
     )
     group.add_argument(
         "--shard-sentences",
