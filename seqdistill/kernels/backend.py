@@ -81,16 +81,18 @@ class RowBackend(Protocol):
         mean_probs: Tensor,
         mean_log_probs: Tensor,
         negative_entropy: Tensor,
+        is_first: bool = False,
     ) -> None:
         """Add one member's p = softmax(logits/T) to the means over members.
 
         Args:
-            logits: (n, V), any constant per row may be missing; destroyed.
+            logits: (n, V), any constant per row may be missing; not changed.
             inverse_temperature: 1/T.
             weight: 1/M.
             mean_probs: (n, V) += weight · p.
             mean_log_probs: (n, V) += weight · ln p.
             negative_entropy: (n) += weight · Σ p ln p; NaN for a row that holds NaN.
+            is_first: the three sums begin with this member, whatever they hold (saves a pass).
         """
         ...
 

@@ -40,6 +40,7 @@ class EagerRows:
         mean_probs: Tensor,
         mean_log_probs: Tensor,
         negative_entropy: Tensor,
+        is_first: bool = False,
     ) -> None:
         """See :class:`~seqdistill.kernels.backend.RowBackend`."""
         for rows in self._blocks(logits):
@@ -54,9 +55,15 @@ class EagerRows:
             # 0 · −∞ is 0 here: a piece that a member excludes has no entropy.
             lowest = torch.finfo(z.dtype).min
             terms = torch.clamp_min(z, lowest, out=self._like("b", z)).mul_(probs)
-            negative_entropy[rows].add_(terms.sum(-1), alpha=weight)
-            mean_probs[rows].add_(probs, alpha=weight)
-            mean_log_probs[rows].add_(z, alpha=weight)
+            for total_rows, part in (
+                (negative_entropy[rows], terms.sum(-1)),
+                (mean_probs[rows], probs),
+                (mean_log_probs[rows], z),
+            ):
+                if is_first:
+                    torch.mul(part, weight, out=total_rows)
+                else:
+                    total_rows.add_(part, alpha=weight)
 
     def ensemble_rows(
         self, mean_probs: Tensor, mean_log_probs: Tensor, negative_entropy: Tensor
@@ -255,11 +262,12 @@ class _RowScalars:
 
     @classmethod
     def of(cls, V: int, largest: Tensor, log_gap: Tensor, loss: RowLoss) -> "_RowScalars":
-        terms = DirichletTerms.of_rows(V, loss.offset, largest, log_gap)
+        # A number a row costs nothing in float64, and its error would be every element's.
+        terms = DirichletTerms.of_rows(V, loss.offset, largest.double(), log_gap.double())
         row = terms.row
         # With b = α₀ − 1 = e^y and ρ = S/b: U₀ = ρ u(y), G₀ = ρ (g(y) + (V − 1) u(y)).
         share = (terms.log_sum - terms.row_z).exp()
-        return cls(
+        made = cls(
             largest=largest,
             log_gap=log_gap,
             log_sum=terms.log_sum,
@@ -269,6 +277,7 @@ class _RowScalars:
             u_total=share * row.trigamma,
             g_total=share * (row.trigamma_gap + (V - 1) * row.trigamma),
         )
+        return cls(*(getattr(made, f.name).to(largest.dtype) for f in fields(cls)))
 
     def rows(self, rows: slice) -> "_RowScalars":
         return _RowScalars(*(getattr(self, f.name)[rows] for f in fields(self)))

@@ -21,10 +21,10 @@ from seqdistill.kernels.sources import (
     ChunkTarget,
     Target,
     TargetSource,
-    Workspace,
     project,
     target_source,
 )
+from seqdistill.kernels.workspace import Workspace
 from seqdistill.losses.proxy_dirichlet import forward_precision, inverse_normalisation
 
 # A chunk's logits: 20 MiB on a CPU, 256 MiB on a GPU; at least that many tokens, or the products
@@ -316,13 +316,15 @@ def _walk_features(
     N, V = features.shape[0], weight.shape[0]
     dtype = walk.dtype
     wide = torch.promote_types(dtype, torch.float32)
-    h, W = features.to(dtype), weight.to(dtype)
+    work = Workspace.of_thread(min(walk.chunk_tokens, N), V, dtype, features.device)
+    h, W = features.to(dtype), work.cast("student_weight", weight, dtype)
     b = None if bias is None else bias.to(dtype)
     d_features = features.new_zeros(features.shape, dtype=wide) if wants[0] else None
-    d_weight = weight.new_zeros(weight.shape, dtype=wide) if wants[1] else None
+    d_weight = weight.new_empty(weight.shape, dtype=wide) if wants[1] else None
+    if d_weight is not None and N == 0:
+        d_weight.zero_()
     d_bias = weight.new_zeros(V, dtype=wide) if bias is not None and wants[2] else None
     total = torch.zeros((), dtype=torch.float64, device=features.device)
-    work = Workspace(min(walk.chunk_tokens, N), V, dtype, features.device)
     for begin, end in walk.chunks(N):
         target = walk.source.chunk(begin, end, walk.loss, walk.backend, work)
         logits = project(h[begin:end], W, b, work.get("logits", end - begin))
@@ -335,11 +337,7 @@ def _walk_features(
             product = torch.mm(gradient, W)
             d_features[begin:end] = product if scale is None else product.to(wide) / scale
         if d_weight is not None:
-            if dtype == wide:
-                d_weight.addmm_(gradient.t(), h[begin:end])
-            else:
-                product = torch.mm(gradient.t(), h[begin:end])
-                d_weight += product if scale is None else product.to(wide) / scale
+            _add_product_(d_weight, gradient, h[begin:end], scale, work, is_first=begin == 0)
         if d_bias is not None:
             d_bias += logits.sum(0, dtype=wide)
     return total, (d_features, d_weight, d_bias)
@@ -353,7 +351,7 @@ def _walk_logits(
     dtype = torch.float32 if logits.dtype == torch.float16 else logits.dtype
     gradient = torch.empty(N, V, dtype=dtype, device=logits.device) if wants_gradient else None
     total = torch.zeros((), dtype=torch.float64, device=logits.device)
-    work = Workspace(min(walk.chunk_tokens, N), V, dtype, logits.device)
+    work = Workspace.of_thread(min(walk.chunk_tokens, N), V, dtype, logits.device)
     for begin, end in walk.chunks(N):
         target = walk.source.chunk(begin, end, walk.loss, walk.backend, work)
         rows = work.get("logits", end - begin) if gradient is None else gradient[begin:end]
@@ -361,6 +359,30 @@ def _walk_logits(
         loss = walk.student_rows_(rows, target, begin, end, wants_gradient)
         total += loss.sum(dtype=torch.float64)
     return total, (gradient, None, None)
+
+
+def _add_product_(
+    d_weight: Tensor,
+    gradient: Tensor,
+    h: Tensor,
+    scale: Tensor | None,
+    work: Workspace,
+    is_first: bool,
+) -> None:
+    """Add gradientᵀ · h of a chunk to the projection's gradient; the first is written."""
+    if gradient.dtype == d_weight.dtype:
+        if is_first:
+            torch.mm(gradient.t(), h, out=d_weight)
+        else:
+            d_weight.addmm_(gradient.t(), h)
+        return
+    product = work.like("d_weight", d_weight.shape, gradient.dtype)
+    torch.mm(gradient.t(), h, out=product)
+    part = product if scale is None else product.to(d_weight.dtype) / scale
+    if is_first:
+        d_weight.copy_(part)
+    else:
+        d_weight += part
 
 
 def _for_products(gradient: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:

@@ -1,7 +1,7 @@
 """Where the targets of the fused loss come from, a chunk of tokens at a time."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -10,28 +10,11 @@ from torch import Tensor
 from seqdistill.errors import InputError
 from seqdistill.kernels.backend import RowBackend
 from seqdistill.kernels.settings import DistillationLoss
+from seqdistill.kernels.workspace import Workspace
 from seqdistill.targets import ProxyDirichletTarget
 from seqdistill.targets.proxy import inverse_precision_by_rmi
 from seqdistill.targets.sparse import SparseTarget
 from seqdistill.teachers import EnsembleStatistics
-
-
-@dataclass
-class Workspace:
-    """Memory of one chunk, used again for every chunk."""
-
-    rows: int
-    V: int
-    dtype: torch.dtype
-    device: torch.device
-    _held: dict[tuple[str, torch.dtype], Tensor] = field(default_factory=dict)
-
-    def get(self, name: str, n: int, dtype: torch.dtype | None = None) -> Tensor:
-        """Return (n, V) of undefined content."""
-        key = name, dtype or self.dtype
-        if key not in self._held:
-            self._held[key] = torch.empty(self.rows, self.V, dtype=key[1], device=self.device)
-        return self._held[key][:n]
 
 
 @dataclass(frozen=True)
@@ -70,7 +53,8 @@ class MemberProjections:
 
     Attributes:
         features: M tensors (N, D_m), the decoder's output before its projection.
-        weights: M tensors (V, D_m).
+        weights: M tensors (V, D_m). Where products are in bfloat16, frozen members are best held
+            in it: other weights are cast a member at a time, for every chunk of tokens.
         biases: M tensors (V), or None for those without.
         temperature: members are read as softmax(logits/T).
         names: what errors call them.
@@ -166,7 +150,7 @@ class MemberSource:
             for m, (weight, bias) in enumerate(zip(members.weights, biases, strict=True)):
                 own = _member_dtype(weight.dtype, dtype)
                 self._rows[m] = self._rows[m].to(own)
-                self._weights.append(weight.detach().to(own))
+                self._weights.append(weight.detach())
                 self._biases[m] = None if bias is None else bias.detach().to(own)
             self.V = self._weights[0].shape[0]
         self.tokens = self._rows[0].shape[0]
@@ -177,18 +161,17 @@ class MemberSource:
         """Return the statistics of a chunk."""
         n = end - begin
         sums_dtype = torch.promote_types(work.dtype, torch.float32)
-        mean_probs = work.get("mean_probs", n, sums_dtype).zero_()
-        mean_log_probs = work.get("mean_log_probs", n, sums_dtype).zero_()
-        negative_entropy = mean_probs.new_zeros(n)
+        mean_probs = work.get("mean_probs", n, sums_dtype)
+        mean_log_probs = work.get("mean_log_probs", n, sums_dtype)
+        negative_entropy = mean_probs.new_empty(n)
         for m in range(self.M):
-            rows = self._rows[m][begin:end]
+            logits = self._rows[m][begin:end]
             if self._by_features:
-                buffer = work.get("logits", n, rows.dtype)
-                rows = project(rows, self._weights[m], self._biases[m], buffer)
-            if self._by_features and rows.dtype == _row_dtype(rows.dtype):
-                logits = rows
-            else:
-                logits = work.get("rows", n, _row_dtype(rows.dtype)).copy_(rows)
+                weight = work.cast("weight", self._weights[m], logits.dtype)
+                buffer = work.get("logits", n, logits.dtype)
+                logits = project(logits, weight, self._biases[m], buffer)
+            if logits.dtype == torch.float16:  # backends take float32, bfloat16 and float64
+                logits = work.get("rows", n, torch.float32).copy_(logits)
             backend.add_member_(
                 logits,
                 1 / self.members.temperature,
@@ -196,6 +179,7 @@ class MemberSource:
                 mean_probs,
                 mean_log_probs,
                 negative_entropy,
+                is_first=m == 0,
             )
             # Counted on the device and read once, in finish(): no synchronisation per member.
             self._nan_tokens.append(negative_entropy.isnan().sum())
@@ -359,8 +343,3 @@ def _select(values: Tensor, index: Tensor | None, width: int = 1) -> Tensor:
 def _member_dtype(own: torch.dtype, products: torch.dtype) -> torch.dtype:
     """Members in half precision stay there; others follow the student's products."""
     return own if own in (torch.float16, torch.bfloat16) else products
-
-
-def _row_dtype(dtype: torch.dtype) -> torch.dtype:
-    """Backends take float32, bfloat16 and float64 rows."""
-    return torch.float32 if dtype == torch.float16 else dtype

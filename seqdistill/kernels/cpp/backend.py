@@ -57,11 +57,14 @@ class CppRows:
         mean_probs: Tensor,
         mean_log_probs: Tensor,
         negative_entropy: Tensor,
+        is_first: bool = False,
     ) -> None:
         """See :class:`~seqdistill.kernels.backend.RowBackend`."""
         accumulators = (mean_probs, mean_log_probs, negative_entropy)
         if not _usable(logits) or any(t.dtype != torch.float32 for t in accumulators):
-            self._eager.add_member_(logits, inverse_temperature, weight, *accumulators)
+            self._eager.add_member_(
+                logits, inverse_temperature, weight, *accumulators, is_first=is_first
+            )
             return
         n, V = logits.shape
         arguments = MemberArguments(
@@ -74,6 +77,7 @@ class CppRows:
             inverse_temperature=inverse_temperature,
             weight=weight,
             is_bfloat16=logits.dtype == torch.bfloat16,
+            is_first=is_first,
         )
         self._library.call("add_member", n, arguments)
 

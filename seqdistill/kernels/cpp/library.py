@@ -24,6 +24,7 @@ class MemberArguments(ctypes.Structure):
         ("inverse_temperature", ctypes.c_float),
         ("weight", ctypes.c_float),
         ("is_bfloat16", ctypes.c_int32),
+        ("is_first", ctypes.c_int32),
     )
 
 

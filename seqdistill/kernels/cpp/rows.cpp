@@ -37,7 +37,7 @@ INLINE float largest_of(const T* x, int64_t V) {
 
 // --- teachers -----------------------------------------------------------------------------------
 
-template <class T>
+template <class T, bool is_first>
 void add_member(const MemberArguments& a, int64_t row, float* exps) {
   const T* logits = (const T*)a.logits + row * a.logits_stride;
   float* mean_probs = a.mean_probs + row * a.V;
@@ -62,16 +62,21 @@ void add_member(const MemberArguments& a, int64_t row, float* exps) {
       });
 
   const double total = exp_sum.total(), log_total = __builtin_log(total);
-  a.negative_entropy[row] += (float)(a.weight * (weighted_sum.total() / total - log_total));
+  const float negative_entropy = (float)(a.weight * (weighted_sum.total() / total - log_total));
+  a.negative_entropy[row] = is_first ? negative_entropy : a.negative_entropy[row] + negative_entropy;
   const F share = splat((float)(a.weight / total)), weight = splat(a.weight);
   const F shift = splat((float)log_total);
   over_row(
       a.V,
       [&](int64_t v, int64_t count) __attribute__((always_inline)) {
         const F log_prob = (load(logits + v, count) - largest) * scale - shift;
-        const F p = load(mean_probs + v, count), l = load(mean_log_probs + v, count);
-        store(mean_probs + v, p + load(exps + v, count) * share, count);
-        store(mean_log_probs + v, l + weight * log_prob, count);
+        F p = load(exps + v, count) * share, l = weight * log_prob;
+        if (!is_first) {
+          p += load(mean_probs + v, count);
+          l += load(mean_log_probs + v, count);
+        }
+        store(mean_probs + v, p, count);
+        store(mean_log_probs + v, l, count);
       },
       []() {});
 }
@@ -204,8 +209,13 @@ void student_kind(const StudentArguments& a, int64_t row, float* exps) {
   }
 }
 
+template <class T>
+void add_member_any(const MemberArguments& a, int64_t row, float* memory) {
+  a.is_first ? add_member<T, true>(a, row, memory) : add_member<T, false>(a, row, memory);
+}
+
 void add_member_row(const MemberArguments& a, int64_t row, float* memory) {
-  a.is_bfloat16 ? add_member<bfloat16>(a, row, memory) : add_member<float>(a, row, memory);
+  a.is_bfloat16 ? add_member_any<bfloat16>(a, row, memory) : add_member_any<float>(a, row, memory);
 }
 
 void student_row(const StudentArguments& a, int64_t row, float* memory) {

@@ -13,7 +13,7 @@ struct MemberArguments {
   float* negative_entropy;
   int64_t logits_stride, V;
   float inverse_temperature, weight;
-  int32_t is_bfloat16;
+  int32_t is_bfloat16, is_first;
 };
 
 struct EnsembleArguments {

@@ -51,6 +51,7 @@ class TritonRows:
         mean_probs: Tensor,
         mean_log_probs: Tensor,
         negative_entropy: Tensor,
+        is_first: bool = False,
     ) -> None:
         """See :class:`~seqdistill.kernels.backend.RowBackend`."""
         n, V = _rows(logits)
@@ -68,6 +69,7 @@ class TritonRows:
                 stride,
                 inverse_temperature,
                 weight,
+                FIRST=is_first,
                 **_shape(V),
             )
 

@@ -25,9 +25,13 @@ def add_member_kernel(
     mean_stride,
     inverse_temperature,
     weight,
+    FIRST: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """One row: means += weight · (p, ln p) and entropy += weight · Σ p ln p, p = softmax(l/T)."""
+    """One row: means += weight · (p, ln p) and entropy += weight · Σ p ln p, p = softmax(l/T).
+
+    FIRST: = in place of +=; the sums hold nothing yet.
+    """
     row = tl.program_id(0).to(tl.int64)
     logits_ptr += row * logits_stride
     mean_probs_ptr += row * mean_stride
@@ -58,8 +62,10 @@ def add_member_kernel(
     row_moment = tl.sum((factor * (moment + down * total)).to(tl.float64))
     log_total = tl.log(row_total)
     negative_entropy = row_moment / row_total - log_total
-    before = tl.load(negative_entropy_ptr + row)
-    tl.store(negative_entropy_ptr + row, before + weight * negative_entropy)
+    entropy = weight * negative_entropy
+    if not FIRST:
+        entropy += tl.load(negative_entropy_ptr + row)
+    tl.store(negative_entropy_ptr + row, entropy)
 
     share = (1 / row_total).to(tl.float32)
     log_total = log_total.to(tl.float32)
@@ -68,12 +74,13 @@ def add_member_kernel(
         inside = columns < V
         z = tl.load(logits_ptr + columns, mask=inside, other=0.0).to(tl.float32)
         shifted = z * inverse_temperature - row_largest
-        p = exponential(shifted) * share
-        probs = tl.load(mean_probs_ptr + columns, mask=inside, other=0.0)
-        tl.store(mean_probs_ptr + columns, probs + weight * p, mask=inside)
-        log_probs = tl.load(mean_log_probs_ptr + columns, mask=inside, other=0.0)
-        log_p = shifted - log_total
-        tl.store(mean_log_probs_ptr + columns, log_probs + weight * log_p, mask=inside)
+        probs = weight * exponential(shifted) * share
+        log_probs = weight * (shifted - log_total)
+        if not FIRST:
+            probs += tl.load(mean_probs_ptr + columns, mask=inside, other=0.0)
+            log_probs += tl.load(mean_log_probs_ptr + columns, mask=inside, other=0.0)
+        tl.store(mean_probs_ptr + columns, probs, mask=inside)
+        tl.store(mean_log_probs_ptr + columns, log_probs, mask=inside)
 
 
 @triton.jit
