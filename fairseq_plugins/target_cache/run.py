@@ -71,8 +71,8 @@ class CacheOptions:
         exact_precision: keep the precision of ``concentration="exact"``.
         shard_sentences: sentences a shard.
         ensemble_dtype: of the teachers' forward pass.
-        max_tokens: of a batch; None is what makes a (tokens, V) array 16 MB large (256 MB on a GPU),
-            and 4,096 at most.
+        max_tokens: of a batch; None is what makes a (tokens, V) array 16 MB large (256 MB on a
+            GPU), and 4,096 at most.
         workers: processes.
         use_cpu: even where there is a GPU.
         overwrite: begin a store anew.
