@@ -15,6 +15,7 @@ from fairseq_plugins.stores import TargetStores
 from seqdistill.errors import InputError
 from seqdistill.kernels import (
     BACKENDS,
+    PRODUCTS,
     DistillationLoss,
     fused_distillation_loss,
     plain_distillation_loss,
@@ -58,6 +59,13 @@ class DistillationConfig(FairseqDataclass):
     loss_backend: ChoiceEnum(list(BACKENDS)) = field(  # type: ignore[valid-type]
         default="auto",
         metadata={"help": "what computes the fused loss; `seqdistill doctor` says what is there"},
+    )
+    loss_products: ChoiceEnum(["auto", *PRODUCTS]) = field(  # type: ignore[valid-type]
+        default="auto",
+        metadata={
+            "help": "precision of the fused loss's matrix products, teachers' included; auto: that "
+            "of the model. bfloat16 pays where the processor computes in it"
+        },
     )
     sentence_avg: bool = II("optimization.sentence_avg")
 
@@ -154,6 +162,7 @@ class DistillationCriterion(FairseqCriterion):
         target = self.task.stored_targets(sample, token_mask, self.training)
         if target is None:
             target = self.task.teachers.members(sample["net_input"], token_mask, temperature)
+        products = str(self.cfg.loss_products)
         result = fused_distillation_loss(
             given.features,
             given.weight,
@@ -161,6 +170,7 @@ class DistillationCriterion(FairseqCriterion):
             bias=given.bias,
             loss=self.loss,
             references=references,
+            products=None if products == "auto" else products,
             backend=str(self.cfg.loss_backend),
         )
         with torch.no_grad():

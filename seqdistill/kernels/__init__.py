@@ -1,6 +1,6 @@
 """The losses of this project fused with the projections, in one pass over the vocabulary."""
 
-from seqdistill.kernels.fused import FusedLoss, TokenRows, fused_distillation_loss
+from seqdistill.kernels.fused import PRODUCTS, FusedLoss, TokenRows, fused_distillation_loss
 from seqdistill.kernels.plain import plain_distillation_loss
 from seqdistill.kernels.select import BACKENDS, backend_status
 from seqdistill.kernels.settings import DistillationLoss
@@ -8,6 +8,7 @@ from seqdistill.kernels.sources import MemberLogits, MemberProjections
 
 __all__ = [
     "BACKENDS",
+    "PRODUCTS",
     "DistillationLoss",
     "FusedLoss",
     "MemberLogits",
