@@ -266,7 +266,6 @@ class _RowScalars:
         terms = DirichletTerms.of_rows(V, loss.offset, largest.double(), log_gap.double())
         row = terms.row
         # With b = α₀ − 1 = e^y and ρ = S/b: U₀ = ρ u(y), G₀ = ρ (g(y) + (V − 1) u(y)).
-        share = (terms.log_sum - terms.row_z).exp()
         made = cls(
             largest=largest,
             log_gap=log_gap,
@@ -274,8 +273,8 @@ class _RowScalars:
             row_gap=terms.row_gap,
             digamma_excess=row.digamma_excess,
             entropy=(V - 1) * (1 - row.digamma) - row.entropy_term,
-            u_total=share * row.trigamma,
-            g_total=share * (row.trigamma_gap + (V - 1) * row.trigamma),
+            u_total=terms.share * row.trigamma,
+            g_total=terms.share * (row.trigamma_gap + (V - 1) * row.trigamma),
         )
         return cls(*(getattr(made, f.name).to(largest.dtype) for f in fields(cls)))
 

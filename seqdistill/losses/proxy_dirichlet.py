@@ -155,9 +155,8 @@ def _reverse_rows_offset_one(
         return loss, None
     # With b = α₀ − 1 = e^y and ρ = S/b: U₀ = ρ u(y) and G₀ = ρ (g(y) + (V − 1) u(y)).
     elements, row = terms.elements, terms.row
-    share = (terms.log_sum - terms.row_z).exp()
-    u_total = share * row.trigamma
-    g_total = share * (row.trigamma_gap + (terms.V - 1) * row.trigamma)
+    u_total = terms.share * row.trigamma
+    g_total = terms.share * (row.trigamma_gap + (terms.V - 1) * row.trigamma)
     gradient = terms.probs * (u_total + g_total * inverse_w)
     gradient -= mean_probs * elements.trigamma
     gradient -= elements.trigamma_gap * inverse_w

@@ -29,6 +29,7 @@ class DirichletTerms:
     Attributes:
         row_z: (..., 1) y above.
         row_gap: (..., 1) y − max z.
+        share: (..., 1) S e^{−y}: the part of α₀ − 1 (o = 1) that the logits make.
         log_sum: (..., 1) ln S.
     """
 
@@ -59,17 +60,16 @@ class DirichletTerms:
         self.V = V
         self.offset = offset
         self._largest, self._log_sum_gap = largest, log_sum_gap
-        self.log_sum = largest + log_sum_gap
+        # One number a row: float64 costs nothing, and differences of logarithms of size 20 would
+        # lose two digits in float32.
+        log_sum = largest.double() + log_sum_gap.double()
+        row_z = log_sum
         if offset == 1:
-            others = math.log(V - 1) - largest
-            self.row_gap = torch.logaddexp(log_sum_gap, others)
-            # Not largest + gap: beside logits of −80 the sum would round y ≈ ln(V − 1) at 1e-5.
-            self.row_z = torch.logaddexp(
-                self.log_sum, torch.full_like(self.log_sum, math.log(V - 1))
-            )
-        else:
-            self.row_gap = log_sum_gap
-            self.row_z = self.log_sum
+            row_z = torch.logaddexp(log_sum, torch.full_like(log_sum, math.log(V - 1)))
+        dtype = largest.dtype
+        self.log_sum, self.row_z = log_sum.to(dtype), row_z.to(dtype)
+        self.row_gap = (row_z - largest.double()).to(dtype)
+        self.share = (log_sum - row_z).exp().to(dtype)
 
     @cached_property
     def elements(self) -> ExpGamma:
