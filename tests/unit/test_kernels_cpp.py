@@ -285,10 +285,12 @@ def member_sums(
     dtype: torch.dtype = torch.float32,
 ) -> tuple[Tensor, Tensor, Tensor]:
     n, V = members[0].shape
-    sums = tuple(torch.zeros(*shape, dtype=dtype) for shape in ((n, V), (n, V), (n,)))
-    for logits in members:
+    # The first member begins the sums, whatever they hold; none is changed.
+    sums = tuple(torch.full(shape, torch.nan, dtype=dtype) for shape in ((n, V), (n, V), (n,)))
+    for m, logits in enumerate(members):
         own = logits.double() if dtype == torch.float64 else logits.clone()
-        backend.add_member_(own, inverse_temperature, 1 / len(members), *sums)
+        backend.add_member_(own, inverse_temperature, 1 / len(members), *sums, is_first=m == 0)
+        assert torch.equal(own.to(logits.dtype).nan_to_num(), logits.nan_to_num())
     return sums
 
 

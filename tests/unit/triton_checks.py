@@ -423,10 +423,14 @@ def ensemble(backend: Any, members: Tensor, inverse_temperature: float) -> tuple
     """Return mean probs, mean log probs, negative entropy, TU and RMI of (M, n, V) logits."""
     M, n, V = members.shape
     dtype = torch.float64 if members.dtype == torch.float64 else torch.float32
-    probs, log_probs = (torch.zeros(n, V, dtype=dtype, device=members.device) for _ in range(2))
-    entropy = torch.zeros(n, dtype=dtype, device=members.device)
-    for member in members:
-        backend.add_member_(member.clone(), inverse_temperature, 1 / M, probs, log_probs, entropy)
+    # The first member begins the sums, whatever they hold.
+    sums = [torch.full(s, torch.nan, dtype=dtype, device=members.device) for s in ((n, V),) * 2]
+    probs, log_probs = sums
+    entropy = torch.full((n,), torch.nan, dtype=dtype, device=members.device)
+    for m, member in enumerate(members):
+        backend.add_member_(
+            member.clone(), inverse_temperature, 1 / M, probs, log_probs, entropy, is_first=m == 0
+        )
     return probs, log_probs, entropy, *backend.ensemble_rows(probs, log_probs, entropy)
 
 
