@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from seqdistill.errors import InputError
 from seqdistill.kernels.backend import KINDS, RowLoss
 from seqdistill.losses.proxy_dirichlet import NORMALISATIONS
+from seqdistill.losses.rows import check_offset
 from seqdistill.targets.proxy import CONCENTRATIONS
 
 
@@ -41,12 +42,12 @@ class DistillationLoss:
             ("loss", self.kind, KINDS),
             ("concentration", self.concentration, CONCENTRATIONS),
             ("normalisation", self.normalisation, NORMALISATIONS),
-            ("offset", self.offset, (0, 1)),
         ):
             if value not in allowed:
                 raise InputError(
-                    f"expected {name} to be one of {', '.join(map(str, allowed))}, got {value!r}"
+                    f"expected {name} to be one of {', '.join(allowed)}, got {value!r}"
                 )
+        check_offset(self.offset)
         if not 0 <= self.mix_weight <= 1:
             raise InputError(f"expected a mix weight in [0, 1], got {self.mix_weight}")
         if not 0 <= self.label_smoothing < 1:
