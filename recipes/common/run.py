@@ -39,7 +39,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     display = Display()
     started = time.monotonic()
     try:
-        return _run(given, display, started)
+        status = _run(given, display, started)
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:
+        # The reader (head, say) has gone; Python would complain once more when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except UsageError as error:
         parser.error(str(error))
     except (InputError, StepError) as error:

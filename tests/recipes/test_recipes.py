@@ -1,6 +1,8 @@
 """Every recipe in the repository loads, at every scale, and makes a plan that hangs together."""
 
 import json
+import subprocess
+import sys
 from dataclasses import asdict
 from pathlib import Path
 
@@ -148,6 +150,14 @@ def test_wrong_usage_and_wrong_input_have_their_exit_status(
     with pytest.raises(SystemExit) as stop:
         main([str(DEMO), "--stages", "9"])
     assert stop.value.code == 2
+
+
+def test_a_reader_that_stops_early_is_no_error() -> None:
+    command = f"{sys.executable} -m recipes.common.run recipes/demo --dry-run | true"
+    result = subprocess.run(
+        ["bash", "-c", command], capture_output=True, text=True, cwd=REPOSITORY, check=False
+    )
+    assert result.stderr == ""
 
 
 def test_targets_are_stored_or_the_teachers_run_online(
