@@ -162,6 +162,8 @@ def fused_distillation_loss(
     dtype = _products_dtype(features, weight, products)
     source = target_source(target, index, dtype)
     V = features.shape[-1] if weight is None else weight.shape[0]
+    if V < 2:
+        raise InputError(f"expected a vocabulary of at least 2 pieces, got {V}")
     if source.V != V:
         raise InputError(
             f"the student has {V} vocabulary entries, the target {source.V}; student and teachers "

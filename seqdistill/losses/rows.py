@@ -66,6 +66,10 @@ def masked_sum(
 
 def check_vocabulary(logits: Tensor, target: Tensor, what: str) -> None:
     """Raise an :class:`InputError` unless student and teacher share one vocabulary."""
+    if logits.shape[-1] < 2:
+        raise InputError(
+            f"expected a vocabulary of at least 2 pieces, got logits of shape {tuple(logits.shape)}"
+        )
     if logits.shape != target.shape:
         raise InputError(
             f"the student's logits have shape {tuple(logits.shape)}, {what} "

@@ -451,6 +451,15 @@ def test_features_of_the_wrong_width(case: Case) -> None:
         MemberLogits([torch.zeros(N, V)], temperature=0)
 
 
+def test_one_piece_is_no_vocabulary() -> None:
+    statistics = ensemble_statistics(torch.zeros(2, 3, 1))
+    with pytest.raises(InputError, match="at least 2 pieces"):
+        fused_distillation_loss(torch.zeros(3, 1), None, statistics)
+    for loss in LOSSES:
+        with pytest.raises(InputError, match="at least 2 pieces"):
+            plain_distillation_loss(torch.zeros(3, 1), statistics, loss=loss)
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
