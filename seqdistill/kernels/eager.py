@@ -87,6 +87,8 @@ class EagerRows:
         self, logits: Tensor, loss: RowLoss, targets: RowTargets, wants_gradient: bool
     ) -> StudentRows:
         """See :class:`~seqdistill.kernels.backend.RowBackend`."""
+        if loss.mix_weight:
+            _given(targets.references)
         dtype = torch.promote_types(logits.dtype, torch.float32)
         largest = logits.amax(-1, keepdim=True).to(dtype)
         log_gap = torch.empty_like(largest)
