@@ -4,6 +4,7 @@ The driver (:mod:`seqdistill.kernels.fused`) does the matrix products and walks 
 backend never sees more than one chunk of n token rows.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -73,26 +74,27 @@ class RowBackend(Protocol):
 
     name: str
 
-    def add_member_(
+    def add_members_(
         self,
-        logits: Tensor,
+        logits: Sequence[Tensor],
         inverse_temperature: float,
         weight: float,
         mean_probs: Tensor,
         mean_log_probs: Tensor,
-        negative_entropy: Tensor,
+        negative_entropies: Tensor,
         is_first: bool = False,
     ) -> None:
-        """Add one member's p = softmax(logits/T) to the means over members.
+        """Add members' p = softmax(logits/T) to the means over members.
 
         Args:
-            logits: (n, V), any constant per row may be missing; not changed.
+            logits: (n, V) of each of m members, of one dtype; any constant per row may be missing;
+                not changed.
             inverse_temperature: 1/T.
-            weight: 1/M.
-            mean_probs: (n, V) += weight · p.
-            mean_log_probs: (n, V) += weight · ln p.
-            negative_entropy: (n) += weight · Σ p ln p; NaN for a row that holds NaN.
-            is_first: the three sums begin with this member, whatever they hold (saves a pass).
+            weight: 1/M, of all M members: m of them may be here.
+            mean_probs: (n, V) += weight · Σ p.
+            mean_log_probs: (n, V) += weight · Σ ln p.
+            negative_entropies: (m, n) = weight · Σ_v p ln p; NaN for a row that holds NaN.
+            is_first: the two sums begin here, whatever they hold (saves a pass).
         """
         ...
 
@@ -103,15 +105,21 @@ class RowBackend(Protocol):
         ...
 
     def student_rows_(
-        self, logits: Tensor, loss: RowLoss, targets: RowTargets, wants_gradient: bool
+        self,
+        logits: Tensor,
+        loss: RowLoss,
+        targets: RowTargets,
+        wants_gradient: bool,
+        gradient: Tensor | None = None,
     ) -> StudentRows:
-        """Compute the loss of each row and put row_weight · ∂loss/∂z in the logits' place.
+        """Compute the loss of each row, and row_weight · ∂loss/∂z.
 
         Args:
-            logits: (n, V) of the student; holds the gradient afterwards, in its own dtype, or
-                nothing of use if none is wanted.
+            logits: (n, V) of the student.
             loss: what to compute.
             targets: of the same rows.
             wants_gradient: False for validation.
+            gradient: (n, V) of the logits' dtype that receives the gradient; None puts it in the
+                logits' place. If no gradient is wanted, that place holds nothing of use afterwards.
         """
         ...

@@ -6,6 +6,7 @@ fresh temporaries of this size cost more in page faults than the mathematics. Th
 the row functions of the losses themselves.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 import torch
@@ -20,8 +21,8 @@ from seqdistill.numerics import DirichletTerms
 from seqdistill.numerics.exp_gamma import polynomials
 from seqdistill.numerics.polynomial import horner
 
-# Rows × vocabulary worked on at once: a dozen temporaries of 256 KiB (float32) stay in cache.
-_BLOCK_ELEMENTS = 1 << 16
+# Rows × vocabulary worked on at once: a dozen temporaries of 384 KiB (float32) are near enough.
+_BLOCK_ELEMENTS = 96 << 10
 
 
 class EagerRows:
@@ -32,7 +33,30 @@ class EagerRows:
     def __init__(self) -> None:
         self._scratch: dict[str, Tensor] = {}
 
-    def add_member_(
+    def add_members_(
+        self,
+        logits: Sequence[Tensor],
+        inverse_temperature: float,
+        weight: float,
+        mean_probs: Tensor,
+        mean_log_probs: Tensor,
+        negative_entropies: Tensor,
+        is_first: bool = False,
+    ) -> None:
+        """See :class:`~seqdistill.kernels.backend.RowBackend`."""
+        for rows in self._blocks(mean_probs):
+            for m, member in enumerate(logits):
+                self._add_member(
+                    member[rows],
+                    inverse_temperature,
+                    weight,
+                    mean_probs[rows],
+                    mean_log_probs[rows],
+                    negative_entropies[m, rows],
+                    is_first and m == 0,
+                )
+
+    def _add_member(
         self,
         logits: Tensor,
         inverse_temperature: float,
@@ -40,30 +64,25 @@ class EagerRows:
         mean_probs: Tensor,
         mean_log_probs: Tensor,
         negative_entropy: Tensor,
-        is_first: bool = False,
+        is_first: bool,
     ) -> None:
-        """See :class:`~seqdistill.kernels.backend.RowBackend`."""
-        for rows in self._blocks(logits):
-            z = self._copy("z", logits[rows], mean_probs.dtype)
-            if inverse_temperature != 1:
-                z.mul_(inverse_temperature)
-            z.sub_(z.amax(-1, keepdim=True))
-            exps = torch.exp(z, out=self._like("a", z))
-            total = exps.sum(-1, keepdim=True)
-            z.sub_(total.log())
-            probs = exps.div_(total)
-            # 0 · −∞ is 0 here: a piece that a member excludes has no entropy.
-            lowest = torch.finfo(z.dtype).min
-            terms = torch.clamp_min(z, lowest, out=self._like("b", z)).mul_(probs)
-            for total_rows, part in (
-                (negative_entropy[rows], terms.sum(-1)),
-                (mean_probs[rows], probs),
-                (mean_log_probs[rows], z),
-            ):
-                if is_first:
-                    torch.mul(part, weight, out=total_rows)
-                else:
-                    total_rows.add_(part, alpha=weight)
+        z = self._gap("z", logits, logits.amax(-1, keepdim=True), mean_probs.dtype)
+        if inverse_temperature != 1:
+            z.mul_(inverse_temperature)
+        exps = torch.exp(z, out=self._like("a", z))
+        total = exps.sum(-1, keepdim=True)
+        # 0 · −∞ is 0 here: a piece that a member excludes has no entropy.
+        lowest = torch.finfo(z.dtype).min
+        terms = torch.clamp_min(z, lowest, out=self._like("b", z)).mul_(exps)
+        log_total, share = total.log(), weight / total
+        negative = terms.sum(-1).mul_(share[:, 0]).sub_(log_total[:, 0], alpha=weight)
+        negative_entropy.copy_(negative)
+        if is_first:
+            torch.mul(exps, share, out=mean_probs)
+            torch.mul(z.sub_(log_total), weight, out=mean_log_probs)
+        else:
+            mean_probs.addcmul_(exps, share)
+            mean_log_probs.add_(z.sub_(log_total), alpha=weight)
 
     def ensemble_rows(
         self, mean_probs: Tensor, mean_log_probs: Tensor, negative_entropy: Tensor
@@ -84,17 +103,24 @@ class EagerRows:
         return total_uncertainty, rmi
 
     def student_rows_(
-        self, logits: Tensor, loss: RowLoss, targets: RowTargets, wants_gradient: bool
+        self,
+        logits: Tensor,
+        loss: RowLoss,
+        targets: RowTargets,
+        wants_gradient: bool,
+        gradient: Tensor | None = None,
     ) -> StudentRows:
         """See :class:`~seqdistill.kernels.backend.RowBackend`."""
         if loss.mix_weight:
             _given(targets.references)
+        out = logits if gradient is None else gradient
         dtype = torch.promote_types(logits.dtype, torch.float32)
-        largest = logits.amax(-1, keepdim=True).to(dtype)
-        log_gap = torch.empty_like(largest)
+        largest = logits.amax(-1, keepdim=True)
+        log_gap = torch.empty_like(largest, dtype=dtype)
         for rows in self._blocks(logits):
-            z = self._copy("z", logits[rows], dtype)
-            log_gap[rows] = z.sub_(largest[rows]).exp_().sum(-1, keepdim=True).log_()
+            gap = self._gap("a", logits[rows], largest[rows], dtype)
+            log_gap[rows] = gap.exp_().sum(-1, keepdim=True).log_()
+        largest = largest.to(dtype)
         reference_logit = None
         if targets.references is not None:
             index = targets.references.unsqueeze(-1)
@@ -103,17 +129,17 @@ class EagerRows:
         scalars = _RowScalars.of(logits.shape[-1], largest, log_gap, loss)
         row_loss = torch.empty_like(largest[:, 0])
         for rows in self._blocks(logits):
-            z = self._copy("z", logits[rows], dtype)
+            z = self._cast("z", logits[rows], dtype)
             cut = _cut(targets, rows)
             block = scalars.rows(rows)
-            block_loss, gradient = self._distil(z, block, loss, cut, wants_gradient)
+            block_loss, slope = self._distil(z, block, loss, cut, wants_gradient)
             if loss.mix_weight and cut.references is not None:
-                block_loss = self._mix_(block_loss, gradient, z, block, loss, cut.references)
+                block_loss = self._mix_(block_loss, slope, z, block, loss, cut.references)
             row_loss[rows] = block_loss
-            if gradient is not None:
+            if slope is not None:
                 if cut.row_weight is not None:
-                    gradient.mul_(cut.row_weight.unsqueeze(-1))
-                logits[rows] = gradient
+                    slope.mul_(cut.row_weight.unsqueeze(-1))
+                out[rows] = slope
         if targets.row_weight is not None:
             row_loss.mul_(targets.row_weight)
         return StudentRows(row_loss, scalars.log_sum[:, 0], reference_logit, largest[:, 0])
@@ -146,55 +172,48 @@ class EagerRows:
     def _proxy_dirichlet(
         self, z: Tensor, row: "_RowScalars", mean_probs: Tensor, inverse_w: Tensor
     ) -> tuple[Tensor, Tensor]:
-        q_coefficients = polynomials(z.dtype)[0]
-        # t = 1/(1 + e^z), s = 1 − t, and ln(1 + e^{−|z|}) of :class:`ExpGamma`, in the workspace.
-        correction, t, s = self._exp_gamma(z)
-        gap = self._digamma_gap(z, row, correction, t)
+        s, t, correction = self._exp_gamma(z)
+        local, gap = self._entropy_and_gap(z, row, s, t, correction)
         fit = gap.mul_(mean_probs).sum(-1)
         # H[Dir(α)] = Σ h(z) − h(y) + (V − 1)(1 − ψ(α₀)).
-        entropy = self._entropy_term(z, correction, s).sum(-1) + row.entropy[:, 0]
-        loss = -fit - entropy * inverse_w[:, 0]
+        loss = -fit - (local + row.entropy[:, 0]) * inverse_w[:, 0]
 
-        gradient = self._log_probs("gradient", z, row).exp_()
-        gradient.mul_(row.u_total + row.g_total * inverse_w)
-        q = horner(q_coefficients, t, out=self._like("a", z))
-        u = t.mul_(q).add_(1).mul_(s)
-        gradient.addcmul_(mean_probs, u, value=-1)
-        g = q.mul_(s).neg_().add_(1).mul_(s)
-        return loss, gradient.addcmul_(g, inverse_w, value=-1)
+        gradient = torch.sub(z, row.largest, out=self._like("gradient", z)).exp_()
+        gradient.mul_((row.u_total + row.g_total * inverse_w) * row.share)
+        # p̄ u + g/w = s (p̄ (1 − s q + q) + (1 − s q)/w).
+        q = horner(polynomials(z.dtype)[0], t, out=self._like("a", z))
+        rest = torch.addcmul(self._one(z), s, q, value=-1, out=self._like("b", z))
+        slope = q.add_(rest).mul_(mean_probs).addcmul_(rest, inverse_w)
+        return loss, gradient.addcmul_(slope, s, value=-1)
 
     def _end2(self, z: Tensor, row: "_RowScalars", mean_log_probs: Tensor) -> tuple[Tensor, Tensor]:
-        correction, t, s = self._exp_gamma(z)
-        gap = self._digamma_gap(z, row, correction, t)
+        s, t, correction = self._exp_gamma(z)
+        local, gap = self._entropy_and_gap(z, row, s, t, correction)
         gradient = torch.exp(z, out=self._like("gradient", z)).mul_(gap.sub_(mean_log_probs))
-        local = self._entropy_term(z, correction, s).add_(gradient)
-        return local.sum(-1) + row.entropy[:, 0], gradient
-
-    def _log_probs(self, name: str, z: Tensor, row: "_RowScalars") -> Tensor:
-        # Not z − ln S: both may be 80, and their difference would lose two digits.
-        return torch.sub(z, row.largest, out=self._like(name, z)).sub_(row.log_gap)
+        return local + gradient.sum(-1) + row.entropy[:, 0], gradient
 
     def _exp_gamma(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        small = torch.abs(z, out=self._like("small", z)).neg_().exp_()
-        share = torch.add(small, 1, out=self._like("a", z)).reciprocal_()
-        t = torch.neg(z, out=self._like("t", z)).clamp_max_(0).exp_().mul_(share)
-        s = torch.clamp_max(z, 0, out=self._like("s", z)).exp_().mul_(share)
-        return small.log1p_(), t, s
+        """Return s, t and −ln(1 + e^{−|z|}) of :class:`ExpGamma`.
 
-    def _digamma_gap(self, z: Tensor, row: "_RowScalars", correction: Tensor, t: Tensor) -> Tensor:
-        """Return ψ(α) − ψ(α₀) as a difference of bounded terms."""
-        r_coefficients = polynomials(z.dtype)[1]
-        gap = horner(r_coefficients, t, out=self._like("a", z)).mul_(t).neg_()
-        gap.add_(torch.neg(z, out=self._like("b", z)).clamp_min_(0)).add_(correction)
-        gap.sub_(row.digamma_excess)
+        s keeps its relative accuracy as z → −∞, where the gradient is made of it; t and the
+        logarithm, which are added to numbers of size 1, need an absolute one.
+        """
+        s = torch.sigmoid(z, out=self._like("s", z))
+        t = torch.sub(self._one(z), s, out=self._like("t", z))
+        return s, t, torch.maximum(s, t, out=self._like("correction", z)).log_()
+
+    def _entropy_and_gap(
+        self, z: Tensor, row: "_RowScalars", s: Tensor, t: Tensor, correction: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return Σ h(z) with h = softplus(z)/2 + C(s), and ψ(α) − ψ(α₀)."""
+        _, r_coefficients, c_coefficients = polynomials(z.dtype)
+        positive = torch.clamp_min(z, 0, out=self._like("b", z))
+        c = horner(c_coefficients, s, out=self._like("a", z))
+        local = (positive.sum(-1) - correction.sum(-1)).mul_(0.5).add_(c.sum(-1))
         # Relative to the largest logit first: z itself may be large, the gap is not.
-        return gap.add_(torch.sub(z, row.largest, out=self._like("b", z)).sub_(row.row_gap))
-
-    def _entropy_term(self, z: Tensor, correction: Tensor, s: Tensor) -> Tensor:
-        """Return h(z) = softplus(z)/2 + C(s)."""
-        softplus = torch.clamp_min(z, 0, out=self._like("b", z)).add_(correction)
-        c_coefficients = polynomials(z.dtype)[2]
-        return horner(c_coefficients, s, out=self._like("a", z)).add_(softplus, alpha=0.5)
+        gap = positive.sub_(row.positive_largest).sub_(correction)
+        r = horner(r_coefficients, t, out=self._like("a", z))
+        return local, gap.sub_(torch.addcmul(row.digamma_gap, t, r, out=r))
 
     def _mix_(
         self,
@@ -210,7 +229,8 @@ class EagerRows:
         other = loss.label_smoothing / (V - 1)
         reference = 1 - loss.label_smoothing - other
         index = references.unsqueeze(-1)
-        log_probs = self._log_probs("b", z, row)
+        # Not z − ln S: both may be 80, and their difference would lose two digits.
+        log_probs = torch.sub(z, row.largest, out=self._like("b", z)).sub_(row.log_gap)
         cross_entropy = -reference * log_probs.gather(-1, index).squeeze(-1)
         if other:
             cross_entropy -= other * log_probs.sum(-1)
@@ -227,26 +247,35 @@ class EagerRows:
         size = max(1, _BLOCK_ELEMENTS // V)
         return [slice(begin, min(begin + size, n)) for begin in range(0, n, size)]
 
-    def _like(self, name: str, example: Tensor) -> Tensor:
-        """Return memory of an example's size, the same for a name as long as the sizes fit."""
-        held = self._scratch.get(name)
-        if (
-            held is None
-            or held.numel() < example.numel()
-            or held.dtype != example.dtype
-            or held.device != example.device
-        ):
-            held = torch.empty(example.numel(), dtype=example.dtype, device=example.device)
-            self._scratch[name] = held
-        return held[: example.numel()].view(example.shape)
+    def _cast(self, name: str, rows: Tensor, dtype: torch.dtype) -> Tensor:
+        """Return rows in a dtype: themselves if they have it."""
+        if rows.dtype == dtype:
+            return rows
+        return self._memory(name, rows.shape, dtype, rows.device).copy_(rows)
 
-    def _copy(self, name: str, rows: Tensor, dtype: torch.dtype) -> Tensor:
-        size = rows.numel()
+    def _gap(self, name: str, rows: Tensor, largest: Tensor, dtype: torch.dtype) -> Tensor:
+        """Return rows − largest, computed in a dtype."""
+        if rows.dtype == dtype:
+            return torch.sub(rows, largest, out=self._memory(name, rows.shape, dtype, rows.device))
+        return self._memory(name, rows.shape, dtype, rows.device).copy_(rows).sub_(largest)
+
+    def _like(self, name: str, example: Tensor) -> Tensor:
+        return self._memory(name, example.shape, example.dtype, example.device)
+
+    def _memory(
+        self, name: str, shape: torch.Size, dtype: torch.dtype, device: torch.device
+    ) -> Tensor:
+        """Return memory of a shape, the same for a name as long as the sizes fit."""
+        size = shape.numel()
         held = self._scratch.get(name)
-        if held is None or held.numel() < size or held.dtype != dtype or held.device != rows.device:
-            held = torch.empty(size, dtype=dtype, device=rows.device)
+        if held is None or held.numel() < size or held.dtype != dtype or held.device != device:
+            held = torch.empty(size, dtype=dtype, device=device)
             self._scratch[name] = held
-        return held[:size].view(rows.shape).copy_(rows)
+        return held[:size].view(shape)
+
+    def _one(self, example: Tensor) -> Tensor:
+        """Return 1 as a tensor: a Python number would be made one at every call."""
+        return self._memory("one", torch.Size(()), example.dtype, example.device).fill_(1)
 
 
 @dataclass(frozen=True)
@@ -254,10 +283,11 @@ class _RowScalars:
     """What is one number a row, (n, 1) each."""
 
     largest: Tensor
+    positive_largest: Tensor  # max(largest, 0)
     log_gap: Tensor  # ln S − max z
     log_sum: Tensor
-    row_gap: Tensor
-    digamma_excess: Tensor
+    share: Tensor  # e^{max z}/S
+    digamma_gap: Tensor  # ψ(α₀) − max(largest, 0)
     entropy: Tensor  # H[Dir(α)] − Σ h(z)
     u_total: Tensor
     g_total: Tensor
@@ -267,13 +297,15 @@ class _RowScalars:
         # A number a row costs nothing in float64, and its error would be every element's.
         terms = DirichletTerms.of_rows(V, loss.offset, largest.double(), log_gap.double())
         row = terms.row
+        positive_largest = largest.double().clamp_min(0)
         # With b = α₀ − 1 = e^y and ρ = S/b: U₀ = ρ u(y), G₀ = ρ (g(y) + (V − 1) u(y)).
         made = cls(
             largest=largest,
+            positive_largest=positive_largest,
             log_gap=log_gap,
             log_sum=terms.log_sum,
-            row_gap=terms.row_gap,
-            digamma_excess=row.digamma_excess,
+            share=(-log_gap.double()).exp(),
+            digamma_gap=row.digamma - positive_largest,
             entropy=(V - 1) * (1 - row.digamma) - row.entropy_term,
             u_total=terms.share * row.trigamma,
             g_total=terms.share * (row.trigamma_gap + (V - 1) * row.trigamma),

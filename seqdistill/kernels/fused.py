@@ -15,6 +15,7 @@ from torch import Tensor
 
 from seqdistill.errors import InputError
 from seqdistill.kernels.backend import RowBackend, RowTargets, StudentRows
+from seqdistill.kernels.memory import new_tensor
 from seqdistill.kernels.select import select_backend
 from seqdistill.kernels.settings import DistillationLoss
 from seqdistill.kernels.sources import (
@@ -27,9 +28,9 @@ from seqdistill.kernels.sources import (
 from seqdistill.kernels.workspace import Workspace
 from seqdistill.losses.proxy_dirichlet import forward_precision, inverse_normalisation
 
-# A chunk's logits: 20 MiB on a CPU, 256 MiB on a GPU; at least that many tokens, or the products
+# A chunk's logits: 40 MiB on a CPU, 256 MiB on a GPU; at least that many tokens, or the products
 # would spend their time on reading the projection.
-_CPU_ELEMENTS, _CPU_TOKENS = 5 << 20, 64
+_CPU_ELEMENTS, _CPU_TOKENS = 10 << 20, 128
 _GPU_ELEMENTS, _GPU_TOKENS = 1 << 26, 128
 
 PRODUCTS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -217,9 +218,15 @@ class _Walk:
         return [(begin, min(begin + n, N)) for begin in range(0, N, n)]
 
     def student_rows_(
-        self, logits: Tensor, target: ChunkTarget, begin: int, end: int, wants_gradient: bool
+        self,
+        logits: Tensor,
+        target: ChunkTarget,
+        begin: int,
+        end: int,
+        wants_gradient: bool,
+        gradient: Tensor | None = None,
     ) -> Tensor:
-        """Overwrite a chunk's logits by their gradient; return the chunk's loss (n)."""
+        """Put a chunk's gradient there, or in the logits' place; return the chunk's loss (n)."""
         loss = self.loss
         inverse_w = inverse_precision = None
         if loss.is_proxy and target.inverse_precision is not None:
@@ -239,6 +246,7 @@ class _Walk:
                 row_weight=None if self.token_weights is None else self.token_weights[begin:end],
             ),
             wants_gradient,
+            gradient,
         )
         self._students.append(rows)
         # Without the (n, V) tensors, which live in the workspace.
@@ -322,7 +330,7 @@ def _walk_features(
     h, W = features.to(dtype), work.cast("student_weight", weight, dtype)
     b = None if bias is None else bias.to(dtype)
     d_features = features.new_zeros(features.shape, dtype=wide) if wants[0] else None
-    d_weight = weight.new_empty(weight.shape, dtype=wide) if wants[1] else None
+    d_weight = new_tensor(weight.shape, wide, weight.device) if wants[1] else None
     if d_weight is not None and N == 0:
         d_weight.zero_()
     d_bias = weight.new_zeros(V, dtype=wide) if bias is not None and wants[2] else None
@@ -351,14 +359,16 @@ def _walk_logits(
     N, V = logits.shape
     # float16 would flush the tail's derivatives to 0 before a loss scale can lift them.
     dtype = torch.float32 if logits.dtype == torch.float16 else logits.dtype
-    gradient = torch.empty(N, V, dtype=dtype, device=logits.device) if wants_gradient else None
+    gradient = new_tensor((N, V), dtype, logits.device) if wants_gradient else None
     total = torch.zeros((), dtype=torch.float64, device=logits.device)
     work = Workspace.of_thread(min(walk.chunk_tokens, N), V, dtype, logits.device)
     for begin, end in walk.chunks(N):
         target = walk.source.chunk(begin, end, walk.loss, walk.backend, work)
         rows = work.get("logits", end - begin) if gradient is None else gradient[begin:end]
-        rows.copy_(logits[begin:end])
-        loss = walk.student_rows_(rows, target, begin, end, wants_gradient)
+        z = logits[begin:end]
+        if z.dtype != dtype or z.stride(1) != 1:
+            z = rows.copy_(z)
+        loss = walk.student_rows_(z, target, begin, end, wants_gradient, rows)
         total += loss.sum(dtype=torch.float64)
     return total, (gradient, None, None)
 

@@ -1,6 +1,6 @@
 """Where the targets of the fused loss come from, a chunk of tokens at a time."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -163,26 +163,20 @@ class MemberSource:
         sums_dtype = torch.promote_types(work.dtype, torch.float32)
         mean_probs = work.get("mean_probs", n, sums_dtype)
         mean_log_probs = work.get("mean_log_probs", n, sums_dtype)
-        negative_entropy = mean_probs.new_empty(n)
-        for m in range(self.M):
-            logits = self._rows[m][begin:end]
-            if self._by_features:
-                weight = work.cast("weight", self._weights[m], logits.dtype)
-                buffer = work.get("logits", n, logits.dtype)
-                logits = project(logits, weight, self._biases[m], buffer)
-            if logits.dtype == torch.float16:  # backends take float32, bfloat16 and float64
-                logits = work.get("rows", n, torch.float32).copy_(logits)
-            backend.add_member_(
+        negative_entropies = mean_probs.new_empty(self.M, n)
+        for first, logits in self._logits(begin, end, work):
+            backend.add_members_(
                 logits,
                 1 / self.members.temperature,
                 1 / self.M,
                 mean_probs,
                 mean_log_probs,
-                negative_entropy,
-                is_first=m == 0,
+                negative_entropies[first : first + len(logits)],
+                is_first=first == 0,
             )
-            # Counted on the device and read once, in finish(): no synchronisation per member.
-            self._nan_tokens.append(negative_entropy.isnan().sum())
+        # Counted on the device and read once, in finish(): no synchronisation per member.
+        self._nan_tokens.append(negative_entropies.isnan().sum(1))
+        negative_entropy = negative_entropies.sum(0)
         total, rmi = backend.ensemble_rows(mean_probs, mean_log_probs, negative_entropy)
         mutual_information = (total + negative_entropy).clamp_min_(0.0)
         epkl = mutual_information + rmi
@@ -191,12 +185,34 @@ class MemberSource:
             mean_probs, mean_log_probs, inverse_precision, total, mutual_information, epkl, rmi
         )
 
+    def _logits(
+        self, begin: int, end: int, work: Workspace
+    ) -> Iterator[tuple[int, Sequence[Tensor]]]:
+        """Give (first member, logits of members) until there are no more.
+
+        All at once where they are at hand: a row of the sums then stays in the cache. By features
+        one after another, in the same memory: two at a time were no faster.
+        """
+        n = end - begin
+        if not self._by_features and self._rows[0].dtype != torch.float16:
+            yield 0, [rows[begin:end] for rows in self._rows]
+            return
+        for m in range(self.M):
+            logits = self._rows[m][begin:end]
+            if self._by_features:
+                weight = work.cast("weight", self._weights[m], logits.dtype)
+                buffer = work.get("logits", n, logits.dtype)
+                logits = project(logits, weight, self._biases[m], buffer)
+            if logits.dtype == torch.float16:  # backends take float32, bfloat16 and float64
+                logits = work.get("rows", n, torch.float32).copy_(logits)
+            yield m, [logits]
+
     def finish(self) -> None:
         """Raise an :class:`InputError` if a member gave NaN; the first of them is named."""
-        counts = torch.stack(self._nan_tokens).tolist() if self._nan_tokens else []
-        for place, count in enumerate(counts):
+        counts = torch.stack(self._nan_tokens).sum(0).tolist() if self._nan_tokens else []
+        for m, count in enumerate(counts):
             if count:
-                name = member_name(self.members.names, place % self.M)
+                name = member_name(self.members.names, m)
                 raise InputError(
                     f"NaN log-probabilities from {name} ({count} tokens); check that checkpoint, "
                     "and its dtype (float16 overflows where bfloat16 and float32 do not)"

@@ -9,6 +9,8 @@ import threading
 import torch
 from torch import Tensor
 
+from seqdistill.kernels.memory import new_tensor
+
 _kept = threading.local()
 
 
@@ -59,6 +61,6 @@ class Workspace:
         key = name, dtype
         held = self._held.get(key)
         if held is None or held.shape != shape:
-            held = torch.empty(shape, dtype=dtype, device=self.device)
+            held = new_tensor(shape, dtype, self.device)
             self._held[key] = held
         return held

@@ -286,12 +286,13 @@ def member_sums(
 ) -> tuple[Tensor, Tensor, Tensor]:
     n, V = members[0].shape
     # The first member begins the sums, whatever they hold; none is changed.
-    sums = tuple(torch.full(shape, torch.nan, dtype=dtype) for shape in ((n, V), (n, V), (n,)))
-    for m, logits in enumerate(members):
-        own = logits.double() if dtype == torch.float64 else logits.clone()
-        backend.add_member_(own, inverse_temperature, 1 / len(members), *sums, is_first=m == 0)
-        assert torch.equal(own.to(logits.dtype).nan_to_num(), logits.nan_to_num())
-    return sums
+    M = len(members)
+    sums = tuple(torch.full(shape, torch.nan, dtype=dtype) for shape in ((n, V), (n, V), (M, n)))
+    own = [z.double() if dtype == torch.float64 else z.clone() for z in members]
+    backend.add_members_(own, inverse_temperature, 1 / M, *sums, is_first=True)
+    for mine, given in zip(own, members, strict=True):
+        assert torch.equal(mine.to(given.dtype).nan_to_num(), given.nan_to_num())
+    return sums[0], sums[1], sums[2].sum(0)
 
 
 @pytest.mark.parametrize("inverse_temperature", [1.0, 0.4])
@@ -460,9 +461,9 @@ def test_what_does_not_fit_is_refused(rows: CppRows) -> None:
         student(references=torch.tensor([0, 1]))
     with pytest.raises(ValueError, match=r"offset of 1 .default. or 0, got 0\.5"):
         student(RowLoss("end2", 0.5))
-    sums = torch.zeros(3, 9), torch.zeros(9, 3).t(), torch.zeros(3)
+    sums = torch.zeros(3, 9), torch.zeros(9, 3).t(), torch.zeros(1, 3)
     with pytest.raises(TypeError, match="mean_log_probs as contiguous float32 rows"):
-        rows.add_member_(logits, 1.0, 1.0, *sums)
+        rows.add_members_([logits], 1.0, 1.0, *sums)
 
 
 # --- elementary functions and the self-check ------------------------------------------------
@@ -532,8 +533,8 @@ def test_the_self_check_passes_here_and_sees_what_is_wrong(rows: CppRows) -> Non
             return found
 
     class WrongEntropy(EagerRows):
-        def add_member_(self, *arguments: Any) -> None:
-            super().add_member_(*arguments)
+        def add_members_(self, *arguments: Any) -> None:
+            super().add_members_(*arguments)
             arguments[-1].mul_(1.001)
 
     class NanUncertainty(EagerRows):

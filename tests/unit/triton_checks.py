@@ -426,11 +426,11 @@ def ensemble(backend: Any, members: Tensor, inverse_temperature: float) -> tuple
     # The first member begins the sums, whatever they hold.
     sums = [torch.full(s, torch.nan, dtype=dtype, device=members.device) for s in ((n, V),) * 2]
     probs, log_probs = sums
-    entropy = torch.full((n,), torch.nan, dtype=dtype, device=members.device)
-    for m, member in enumerate(members):
-        backend.add_member_(
-            member.clone(), inverse_temperature, 1 / M, probs, log_probs, entropy, is_first=m == 0
-        )
+    each = torch.full((M, n), torch.nan, dtype=dtype, device=members.device)
+    backend.add_members_(
+        list(members.clone()), inverse_temperature, 1 / M, probs, log_probs, each, is_first=True
+    )
+    entropy = each.sum(0)
     return probs, log_probs, entropy, *backend.ensemble_rows(probs, log_probs, entropy)
 
 

@@ -1,7 +1,9 @@
 """The row operations in C++."""
 
+import ctypes
 import os
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -49,37 +51,46 @@ class CppRows:
         self._library = library
         self._eager = EagerRows()
 
-    def add_member_(
+    def add_members_(
         self,
-        logits: Tensor,
+        logits: Sequence[Tensor],
         inverse_temperature: float,
         weight: float,
         mean_probs: Tensor,
         mean_log_probs: Tensor,
-        negative_entropy: Tensor,
+        negative_entropies: Tensor,
         is_first: bool = False,
     ) -> None:
         """See :class:`~seqdistill.kernels.backend.RowBackend`."""
-        accumulators = (mean_probs, mean_log_probs, negative_entropy)
-        if not _usable(logits) or any(t.dtype != torch.float32 for t in accumulators):
-            self._eager.add_member_(
-                logits, inverse_temperature, weight, *accumulators, is_first=is_first
-            )
+        sums = (mean_probs, mean_log_probs, negative_entropies)
+        if not all(_usable(member) for member in logits) or any(
+            t.dtype != torch.float32 for t in sums
+        ):
+            self._eager.add_members_(logits, inverse_temperature, weight, *sums, is_first=is_first)
             return
-        n, V = logits.shape
+        M = len(logits)
+        n, V = logits[0].shape
+        dtype = logits[0].dtype
+        if any(member.shape != (n, V) or member.dtype != dtype for member in logits):
+            raise TypeError(f"expected members of one shape and dtype, {dtype} ({n}, {V})")
+        # Held here until the call is over: the kernel sees addresses only.
+        addresses = (ctypes.c_void_p * M)(*(member.data_ptr() for member in logits))
+        strides = (ctypes.c_int64 * M)(*(member.stride(0) for member in logits))
         arguments = MemberArguments(
-            logits=logits.data_ptr(),
+            logits=ctypes.addressof(addresses),
+            logits_strides=ctypes.addressof(strides),
             mean_probs=_rows("mean_probs", mean_probs, n, V),
             mean_log_probs=_rows("mean_log_probs", mean_log_probs, n, V),
-            negative_entropy=_rows("negative_entropy", negative_entropy, n),
-            logits_stride=logits.stride(0),
+            negative_entropies=_rows("negative_entropies", negative_entropies, M, n),
+            members=M,
+            n=n,
             V=V,
             inverse_temperature=inverse_temperature,
             weight=weight,
-            is_bfloat16=logits.dtype == torch.bfloat16,
+            is_bfloat16=dtype == torch.bfloat16,
             is_first=is_first,
         )
-        self._library.call("add_member", n, arguments)
+        self._library.call("add_members", n, arguments)
 
     def ensemble_rows(
         self, mean_probs: Tensor, mean_log_probs: Tensor, negative_entropy: Tensor
@@ -101,15 +112,26 @@ class CppRows:
         return total_uncertainty, mutual_information
 
     def student_rows_(
-        self, logits: Tensor, loss: RowLoss, targets: RowTargets, wants_gradient: bool
+        self,
+        logits: Tensor,
+        loss: RowLoss,
+        targets: RowTargets,
+        wants_gradient: bool,
+        gradient: Tensor | None = None,
     ) -> StudentRows:
         """See :class:`~seqdistill.kernels.backend.RowBackend`.
 
         The gradient is always computed: a third of the time, and half the code not to.
         """
-        if not _usable(logits):
-            return self._eager.student_rows_(logits, loss, targets, wants_gradient)
+        out = logits if gradient is None else gradient
+        if not (_usable(logits) and _usable(out)):
+            return self._eager.student_rows_(logits, loss, targets, wants_gradient, gradient)
         n, V = logits.shape
+        if out.shape != (n, V) or out.dtype != logits.dtype:
+            raise TypeError(
+                f"expected a gradient of {logits.dtype} {(n, V)}, got {out.dtype} "
+                f"{tuple(out.shape)}"
+            )
         if loss.kind != "mean_kl":
             check_offset(loss.offset)
         proxy = loss.kind.startswith("proxy")
@@ -129,6 +151,7 @@ class CppRows:
         value, log_sum, largest, reference_logit = logits.new_empty(4, n, dtype=torch.float32)
         arguments = StudentArguments(
             logits=logits.data_ptr(),
+            gradient=out.data_ptr(),
             target=_rows(name, target, n, V, contiguous=False),
             inverse_w=_address(inverse_w),
             inverse_precision=_address(inverse_precision),
@@ -139,6 +162,7 @@ class CppRows:
             reference_logit=reference_logit.data_ptr(),
             largest_logit=largest.data_ptr(),
             logits_stride=logits.stride(0),
+            gradient_stride=out.stride(0),
             target_stride=target.stride(0),
             V=V,
             mix_weight=loss.mix_weight,

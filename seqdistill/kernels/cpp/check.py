@@ -46,8 +46,8 @@ def complaint(rows: RowBackend) -> str | None:
     """
     logits, mean_probs, mean_log_probs = row()
     for dtype, tolerance in _TOLERANCE.items():
-        sums = torch.zeros(1, V), torch.zeros(1, V), torch.zeros(1)
-        rows.add_member_(logits.to(dtype), 1.0, 1.0, *sums)
+        sums = torch.zeros(1, V), torch.zeros(1, V), torch.zeros(1, 1)
+        rows.add_members_([logits.to(dtype)], 1.0, 1.0, *sums)
         member = (sums[2].item(), _weighted(sums[0]), _weighted(sums[1]))
         if not _close(member, MEMBER, 1e-5):
             return f"the member kernel gives {member} instead of {MEMBER} in {dtype}"
@@ -63,7 +63,7 @@ def complaint(rows: RowBackend) -> str | None:
             found = (loss, _weighted(z))
             if not _close(found, expected, tolerance):
                 return f"the {kind} kernel gives {found} instead of {expected} in {dtype}"
-    ensemble = tuple(x.item() for x in rows.ensemble_rows(mean_probs, mean_log_probs, sums[2]))
+    ensemble = tuple(x.item() for x in rows.ensemble_rows(mean_probs, mean_log_probs, sums[2][0]))
     if not _close(ensemble, ENSEMBLE, 1e-5):
         return f"the ensemble kernel gives {ensemble} instead of {ENSEMBLE}"
     return None

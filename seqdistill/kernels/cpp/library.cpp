@@ -80,9 +80,9 @@ EXPORT int32_t seqdistill_has_openmp() {
 }
 
 // Each returns 0, or 1 where memory ran out.
-EXPORT int32_t seqdistill_add_member(int32_t level, int32_t threads, int64_t rows,
+EXPORT int32_t seqdistill_add_members(int32_t level, int32_t threads, int64_t rows,
                                      const MemberArguments* arguments) {
-  return for_rows(functions(level).add_member, *arguments, rows, threads);
+  return for_rows(functions(level).add_members, *arguments, rows, threads);
 }
 
 EXPORT int32_t seqdistill_ensemble(int32_t level, int32_t threads, int64_t rows,

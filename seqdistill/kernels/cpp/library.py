@@ -16,10 +16,12 @@ class MemberArguments(ctypes.Structure):
 
     _fields_ = (
         ("logits", ctypes.c_void_p),
+        ("logits_strides", ctypes.c_void_p),
         ("mean_probs", ctypes.c_void_p),
         ("mean_log_probs", ctypes.c_void_p),
-        ("negative_entropy", ctypes.c_void_p),
-        ("logits_stride", ctypes.c_int64),
+        ("negative_entropies", ctypes.c_void_p),
+        ("members", ctypes.c_int64),
+        ("n", ctypes.c_int64),
         ("V", ctypes.c_int64),
         ("inverse_temperature", ctypes.c_float),
         ("weight", ctypes.c_float),
@@ -45,6 +47,7 @@ class StudentArguments(ctypes.Structure):
 
     _fields_ = (
         ("logits", ctypes.c_void_p),
+        ("gradient", ctypes.c_void_p),
         ("target", ctypes.c_void_p),
         ("inverse_w", ctypes.c_void_p),
         ("inverse_precision", ctypes.c_void_p),
@@ -55,6 +58,7 @@ class StudentArguments(ctypes.Structure):
         ("reference_logit", ctypes.c_void_p),
         ("largest_logit", ctypes.c_void_p),
         ("logits_stride", ctypes.c_int64),
+        ("gradient_stride", ctypes.c_int64),
         ("target_stride", ctypes.c_int64),
         ("V", ctypes.c_int64),
         ("mix_weight", ctypes.c_double),
@@ -83,7 +87,7 @@ class Library:
             best: int = functions.seqdistill_level()
             self.has_openmp = bool(functions.seqdistill_has_openmp())
             self._functions = functions
-            for name in ("add_member", "ensemble", "student", "elementary"):
+            for name in ("add_members", "ensemble", "student", "elementary"):
                 getattr(functions, f"seqdistill_{name}")
         except (OSError, AttributeError) as error:
             raise BuildError(f"the compiled library cannot be loaded: {error}") from error

@@ -37,48 +37,107 @@ INLINE float largest_of(const T* x, int64_t V) {
 
 // --- teachers -----------------------------------------------------------------------------------
 
-template <class T, bool is_first>
-void add_member(const MemberArguments& a, int64_t row, float* exps) {
-  const T* logits = (const T*)a.logits + row * a.logits_stride;
+// Σ e^(d/T) and Σ e^(d/T) d of a row's differences d = z − max z, found in one pass: the largest so
+// far is that of the blocks read so far; what was summed before a larger one came is scaled down.
+struct SoftmaxSums {
+  double largest = -LARGEST, exps = 0.0, weighted = 0.0;
+
+  INLINE void rise(double next, double inverse_temperature) {
+    const double d = largest - next, factor = __builtin_exp(d * inverse_temperature);
+    weighted = factor * (weighted + d * exps);
+    exps *= factor;
+    largest = next;
+  }
+};
+
+// Elements read twice in a row while the first level's cache holds them: 4 KiB of floats.
+constexpr int64_t NEAR = 1024;
+// How far ahead of the reading memory is asked for, in elements: a page is new to the processor.
+constexpr int64_t AHEAD = 2 * NEAR;
+// Bytes of a row's logits that the second level's cache keeps beside the two rows of sums.
+constexpr int64_t GROUP_BYTES = 1 << 20;
+constexpr int64_t GROUP = 16;
+
+template <class T>
+INLINE SoftmaxSums softmax_sums(const T* logits, int64_t V, float inverse_temperature) {
+  const Softmax softmax(inverse_temperature);
+  SoftmaxSums sums;
+  for (int64_t begin = 0; begin < V; begin += NEAR) {
+    const int64_t size = V - begin < NEAR ? V - begin : NEAR;
+    for (int64_t v = 0; v < size; v += 64 / (int64_t)sizeof(T))
+      __builtin_prefetch(logits + begin + AHEAD + v);
+    const float next = largest_of(logits + begin, size);
+    if (next > sums.largest) sums.rise(next, inverse_temperature);
+    const F largest = splat((float)sums.largest);
+    Sum exps, weighted;
+    over_row(
+        size,
+        [&](int64_t v, int64_t count) __attribute__((always_inline)) {
+          // Bounded, for 0 · −∞ is 0 here: a piece that a member excludes has no entropy.
+          const F d = softmax.bounded(load(logits + begin + v, count) - largest);
+          const F e = softmax.exp_of_bounded(d);
+          exps.add(e, count);
+          weighted.add(e * d, count);
+        },
+        [&]() __attribute__((always_inline)) {
+          exps.end_block();
+          weighted.end_block();
+        });
+    sums.exps += exps.total();
+    sums.weighted += weighted.total();
+  }
+  return sums;
+}
+
+// Two passes over a row of every member, nothing kept between them but three numbers: the
+// exponential is computed again, which is faster than to write it to memory and read it.
+template <class T>
+void add_members(const MemberArguments& a, int64_t row) {
   float* mean_probs = a.mean_probs + row * a.V;
   float* mean_log_probs = a.mean_log_probs + row * a.V;
-  const F scale = splat(a.inverse_temperature);
-  const F largest = splat(largest_of(logits, a.V));
-
-  Sum exp_sum, weighted_sum;
-  over_row(
-      a.V,
-      [&](int64_t v, int64_t count) __attribute__((always_inline)) {
-        const F gap = (load(logits + v, count) - largest) * scale;
-        const F e = exp_nonpositive(gap);
-        store(exps + v, e, count);
-        exp_sum.add(e, count);
-        // 0 · −∞ is 0 here: a piece that a member excludes has no entropy.
-        weighted_sum.add(e * larger(gap, splat(-LARGEST)), count);
-      },
-      [&]() __attribute__((always_inline)) {
-        exp_sum.end_block();
-        weighted_sum.end_block();
-      });
-
-  const double total = exp_sum.total(), log_total = __builtin_log(total);
-  const float negative_entropy = (float)(a.weight * (weighted_sum.total() / total - log_total));
-  a.negative_entropy[row] = is_first ? negative_entropy : a.negative_entropy[row] + negative_entropy;
-  const F share = splat((float)(a.weight / total)), weight = splat(a.weight);
-  const F shift = splat((float)log_total);
-  over_row(
-      a.V,
-      [&](int64_t v, int64_t count) __attribute__((always_inline)) {
-        const F log_prob = (load(logits + v, count) - largest) * scale - shift;
-        F p = load(exps + v, count) * share, l = weight * log_prob;
-        if (!is_first) {
-          p += load(mean_probs + v, count);
-          l += load(mean_log_probs + v, count);
-        }
-        store(mean_probs + v, p, count);
-        store(mean_log_probs + v, l, count);
-      },
-      []() {});
+  const Softmax softmax(a.inverse_temperature);
+  const F slope = splat(a.weight * a.inverse_temperature);
+  int64_t group = GROUP_BYTES / (a.V * (int64_t)sizeof(T));
+  group = group < 1 ? 1 : group > GROUP ? GROUP : group;
+  for (int64_t first = 0; first < a.members; first += group) {
+    const int64_t stop = first + group < a.members ? first + group : a.members;
+    const T* logits[GROUP];
+    float largest[GROUP], share[GROUP], shift[GROUP];
+    for (int64_t m = first; m < stop; ++m) {
+      const int64_t k = m - first;
+      logits[k] = (const T*)a.logits[m] + row * a.logits_strides[m];
+      const SoftmaxSums sums = softmax_sums(logits[k], a.V, a.inverse_temperature);
+      const double log_total = __builtin_log(sums.exps);
+      const double mean_gap = sums.weighted / sums.exps * a.inverse_temperature;
+      a.negative_entropies[m * a.n + row] = (float)(a.weight * (mean_gap - log_total));
+      largest[k] = (float)sums.largest;
+      share[k] = (float)(a.weight / sums.exps);
+      shift[k] = (float)(a.weight * log_total);
+    }
+    for (int64_t begin = 0; begin < a.V; begin += NEAR) {
+      const int64_t size = a.V - begin < NEAR ? a.V - begin : NEAR;
+      for (int64_t m = first; m < stop; ++m) {
+        const T* z = logits[m - first] + begin;
+        const F high = splat(largest[m - first]), down = splat(shift[m - first]);
+        const F factor = splat(share[m - first]);
+        const bool begins = a.is_first && m == 0;
+        over_row(
+            size,
+            [&](int64_t v, int64_t count) __attribute__((always_inline)) {
+              const F d = load(z + v, count) - high;
+              const F e = softmax.exp_of_bounded(softmax.bounded(d));
+              F p = F{}, l = F{};
+              if (!begins) {
+                p = load(mean_probs + begin + v, count);
+                l = load(mean_log_probs + begin + v, count);
+              }
+              store(mean_probs + begin + v, e * factor + p, count);
+              store(mean_log_probs + begin + v, d * slope + (l - down), count);
+            },
+            []() {});
+      }
+    }
+  }
 }
 
 void ensemble(const EnsembleArguments& a, int64_t row, float*) {
@@ -111,7 +170,8 @@ void ensemble(const EnsembleArguments& a, int64_t row, float*) {
 
 template <class T, class Loss>
 void student(const StudentArguments& a, int64_t row_index, float* exps) {
-  T* logits = (T*)a.logits + row_index * a.logits_stride;
+  const T* logits = (const T*)a.logits + row_index * a.logits_stride;
+  T* gradient = (T*)a.gradient + row_index * a.gradient_stride;
   const float* target = a.target + row_index * a.target_stride;
   RowState row{};
   row.V = a.V;
@@ -169,7 +229,7 @@ void student(const StudentArguments& a, int64_t row_index, float* exps) {
       [&](int64_t v, int64_t count) __attribute__((always_inline)) {
         const Terms terms =
             loss.at(load(logits + v, count), load(exps + v, count), load(target + v, count));
-        store(logits + v, terms.gradient, count);
+        store(gradient + v, terms.gradient, count);
         first.add(terms.a, count);
         second.add(terms.b, count);
         third.add(terms.c, count);
@@ -186,7 +246,7 @@ void student(const StudentArguments& a, int64_t row_index, float* exps) {
     value -= row.cross * (at_reference * log_prob + other * all);
     // Once more at the reference, before it was rounded to the logits' type.
     const F z = splat(z_reference), e = splat(exps[reference]), t = splat(target[reference]);
-    store(logits + reference, loss.at(z, e, t).gradient - (float)(row.cross * at_reference), 1);
+    store(gradient + reference, loss.at(z, e, t).gradient - (float)(row.cross * at_reference), 1);
   }
   a.loss[row_index] = (float)value;
 }
@@ -209,13 +269,8 @@ void student_kind(const StudentArguments& a, int64_t row, float* exps) {
   }
 }
 
-template <class T>
-void add_member_any(const MemberArguments& a, int64_t row, float* memory) {
-  a.is_first ? add_member<T, true>(a, row, memory) : add_member<T, false>(a, row, memory);
-}
-
-void add_member_row(const MemberArguments& a, int64_t row, float* memory) {
-  a.is_bfloat16 ? add_member_any<bfloat16>(a, row, memory) : add_member_any<float>(a, row, memory);
+void add_members_row(const MemberArguments& a, int64_t row, float*) {
+  a.is_bfloat16 ? add_members<bfloat16>(a, row) : add_members<float>(a, row);
 }
 
 void student_row(const StudentArguments& a, int64_t row, float* memory) {
@@ -237,6 +292,6 @@ void elementary(int32_t which, const float* x, float* y, int64_t count) {
 }  // namespace
 
 const RowFunctions& ROW_FUNCTIONS() {
-  static const RowFunctions functions = {add_member_row, ensemble, student_row, elementary};
+  static const RowFunctions functions = {add_members_row, ensemble, student_row, elementary};
   return functions;
 }

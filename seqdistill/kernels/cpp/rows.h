@@ -7,11 +7,12 @@
 enum Kind { PROXY_DIRICHLET, PROXY_DIRICHLET_FORWARD, END2, MEAN_KL };
 
 struct MemberArguments {
-  void* logits;  // (n, V), rows logits_stride apart
+  const void* const* logits;  // of each member: (n, V), rows logits_strides[m] apart
+  const int64_t* logits_strides;
   float* mean_probs;
   float* mean_log_probs;
-  float* negative_entropy;
-  int64_t logits_stride, V;
+  float* negative_entropies;  // (members, n)
+  int64_t members, n, V;
   float inverse_temperature, weight;
   int32_t is_bfloat16, is_first;
 };
@@ -25,7 +26,8 @@ struct EnsembleArguments {
 };
 
 struct StudentArguments {
-  void* logits;         // (n, V), rows logits_stride apart
+  const void* logits;   // (n, V), rows logits_stride apart
+  void* gradient;       // (n, V) of the same type, rows gradient_stride apart; may be the logits
   const float* target;  // (n, V) p̄, or ℓ̄ for END2
   const float* inverse_w;
   const float* inverse_precision;
@@ -35,14 +37,14 @@ struct StudentArguments {
   float* log_sum;
   float* reference_logit;
   float* largest_logit;
-  int64_t logits_stride, target_stride, V;
+  int64_t logits_stride, gradient_stride, target_stride, V;
   double mix_weight, label_smoothing;
   int32_t kind, offset, is_bfloat16;
 };
 
 // Each operation is one row; memory is V floats of the thread.
 struct RowFunctions {
-  void (*add_member)(const MemberArguments&, int64_t row, float* memory);
+  void (*add_members)(const MemberArguments&, int64_t row, float* memory);
   void (*ensemble)(const EnsembleArguments&, int64_t row, float* memory);
   void (*student)(const StudentArguments&, int64_t row, float* memory);
   // Elementary functions for tests: 0 exp (x ≤ 0), 1 exp, 2 log, 3 log1p on [0, 1].

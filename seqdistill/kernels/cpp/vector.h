@@ -36,8 +36,9 @@ struct bfloat16 {
 
 INLINE F splat(float x) { return x - F{}; }
 INLINE F as_float(I x) { return (F)x; }
-INLINE F larger(F x, F y) { return x < y ? y : x; }   // x if one is NaN
-INLINE F smaller(F x, F y) { return x > y ? y : x; }  // x if one is NaN
+// One instruction where they are written in its order of arguments; x if one is NaN.
+INLINE F larger(F x, F y) { return y > x ? y : x; }
+INLINE F smaller(F x, F y) { return y < x ? y : x; }
 
 // --- memory: count is LANES but for the last vector of a row ------------------------------------
 
@@ -162,6 +163,29 @@ INLINE F exp_nonpositive(F x) {
   const F rounded = x * LOG2_E + ROUND;
   return exp_of_remainder(x, rounded - ROUND) * power_of_two(rounded);
 }
+
+// (2^f − 1)/f for |f| ≤ ½: minimax, 1.6e-8 of 2^f.
+constexpr float EXP2[] = {0.693147182f, 0.240226477f,  0.0555033237f,
+                          0.00961843785f, 0.0013398875f, 0.000153533489f};
+
+// e^(d/T) for differences d ≤ 0 of logits, −∞ included; 0 from −88 T on. The whole part n of d/T in
+// base 2 is split off with fused multiplications, so that neither 1/T nor log2 e is rounded twice.
+struct Softmax {
+  F high, low, lowest;
+
+  INLINE explicit Softmax(double inverse_temperature) {
+    const double factor = inverse_temperature * 1.4426950408889634;
+    high = splat((float)factor);
+    low = splat((float)(factor - (double)(float)factor));
+    lowest = splat((float)(-127.0 / factor));
+  }
+  INLINE F bounded(F d) const { return larger(d, lowest); }
+  INLINE F exp_of_bounded(F d) const {
+    const F rounded = d * high + ROUND, n = rounded - ROUND;
+    const F f = d * low + (d * high - n);
+    return (f * horner(EXP2, f) + 1.0f) * power_of_two(rounded);
+  }
+};
 
 // e^x · 2^k for any x and whole k: 0 below the normal numbers, infinity from 2^127.5 on.
 INLINE F exp_scaled(F x, float k) {

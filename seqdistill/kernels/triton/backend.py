@@ -1,6 +1,7 @@
 """The row operations by Triton kernels: what the tensors are, and how many threads take a row."""
 
 import os
+from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -43,35 +44,36 @@ class TritonRows:
         self._members: Any = members
         self._student: Any = student
 
-    def add_member_(
+    def add_members_(
         self,
-        logits: Tensor,
+        logits: Sequence[Tensor],
         inverse_temperature: float,
         weight: float,
         mean_probs: Tensor,
         mean_log_probs: Tensor,
-        negative_entropy: Tensor,
+        negative_entropies: Tensor,
         is_first: bool = False,
     ) -> None:
         """See :class:`~seqdistill.kernels.backend.RowBackend`."""
-        n, V = _rows(logits)
         stride = _shared_stride(mean_probs, mean_log_probs)
-        if n == 0:
-            return
-        with _device(logits):
-            self._members.add_member_kernel[(n,)](
-                logits,
-                mean_probs,
-                mean_log_probs,
-                negative_entropy,
-                V,
-                logits.stride(0),
-                stride,
-                inverse_temperature,
-                weight,
-                FIRST=is_first,
-                **_shape(V),
-            )
+        for m, member in enumerate(logits):
+            n, V = _rows(member)
+            if n == 0:
+                return
+            with _device(member):
+                self._members.add_member_kernel[(n,)](
+                    member,
+                    mean_probs,
+                    mean_log_probs,
+                    negative_entropies[m],
+                    V,
+                    member.stride(0),
+                    stride,
+                    inverse_temperature,
+                    weight,
+                    FIRST=is_first and m == 0,
+                    **_shape(V),
+                )
 
     def ensemble_rows(
         self, mean_probs: Tensor, mean_log_probs: Tensor, negative_entropy: Tensor
@@ -89,10 +91,22 @@ class TritonRows:
         return total_uncertainty, rmi
 
     def student_rows_(
-        self, logits: Tensor, loss: RowLoss, targets: RowTargets, wants_gradient: bool
+        self,
+        logits: Tensor,
+        loss: RowLoss,
+        targets: RowTargets,
+        wants_gradient: bool,
+        gradient: Tensor | None = None,
     ) -> StudentRows:
         """See :class:`~seqdistill.kernels.backend.RowBackend`."""
         n, V = _rows(logits)
+        gradient = logits if gradient is None else gradient
+        if gradient.shape != logits.shape or gradient.dtype != logits.dtype:
+            raise TypeError(
+                f"expected a gradient of {logits.dtype} {tuple(logits.shape)}, got "
+                f"{gradient.dtype} {tuple(gradient.shape)}"
+            )
+        _rows(gradient)
         target = targets.mean_log_probs if loss.kind == "end2" else targets.mean_probs
         proxy = loss.kind in ("proxy_dirichlet", "proxy_dirichlet_forward")
         forward = loss.kind == "proxy_dirichlet_forward"
@@ -112,6 +126,7 @@ class TritonRows:
             with _device(logits):
                 self._student.student_kernel[(n,)](
                     logits,
+                    gradient,
                     target,
                     _vector(targets.inverse_w if proxy else None, torch.float32),
                     _vector(targets.inverse_precision if forward else None, torch.float32),
@@ -123,6 +138,7 @@ class TritonRows:
                     largest,
                     V,
                     logits.stride(0),
+                    gradient.stride(0),
                     target.stride(0),
                     float(loss.mix_weight),
                     float(loss.label_smoothing),

@@ -28,9 +28,9 @@ def add_member_kernel(
     FIRST: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """One row: means += weight · (p, ln p) and entropy += weight · Σ p ln p, p = softmax(l/T).
+    """One row: means += weight · (p, ln p) and entropy = weight · Σ p ln p, p = softmax(l/T).
 
-    FIRST: = in place of +=; the sums hold nothing yet.
+    FIRST: = in place of +=; the means hold nothing yet.
     """
     row = tl.program_id(0).to(tl.int64)
     logits_ptr += row * logits_stride
@@ -45,8 +45,9 @@ def add_member_kernel(
         columns = start + tl.arange(0, BLOCK)
         inside = columns < V
         z = tl.load(logits_ptr + columns, mask=inside, other=0.0).to(tl.float32)
-        z = tl.where(inside, z * inverse_temperature, -float("inf"))
-        step = z - largest
+        z = tl.where(inside, z, -float("inf"))
+        # The difference first: a constant that all logits share must not be rounded with them.
+        step = (z - largest) * inverse_temperature
         # −|step|, kept finite: 0 · ∞ would be NaN where the exponential is 0 anyhow.
         down = tl.where(tl.abs(step) > -LOWEST_EXPONENT, LOWEST_EXPONENT * 2, -tl.abs(step))
         factor = exponential(down)
@@ -55,17 +56,14 @@ def add_member_kernel(
         largest = tl.where(step > 0, z, largest)
 
     row_largest = tl.max(largest)
-    down = largest - row_largest
+    down = (largest - row_largest) * inverse_temperature
     down = tl.where(down < LOWEST_EXPONENT, LOWEST_EXPONENT * 2, down)
     factor = exponential(down)
     row_total = tl.sum((factor * total).to(tl.float64))
     row_moment = tl.sum((factor * (moment + down * total)).to(tl.float64))
     log_total = tl.log(row_total)
     negative_entropy = row_moment / row_total - log_total
-    entropy = weight * negative_entropy
-    if not FIRST:
-        entropy += tl.load(negative_entropy_ptr + row)
-    tl.store(negative_entropy_ptr + row, entropy)
+    tl.store(negative_entropy_ptr + row, weight * negative_entropy)
 
     share = (1 / row_total).to(tl.float32)
     log_total = log_total.to(tl.float32)
@@ -73,7 +71,7 @@ def add_member_kernel(
         columns = start + tl.arange(0, BLOCK)
         inside = columns < V
         z = tl.load(logits_ptr + columns, mask=inside, other=0.0).to(tl.float32)
-        shifted = z * inverse_temperature - row_largest
+        shifted = (z - row_largest) * inverse_temperature
         probs = weight * exponential(shifted) * share
         log_probs = weight * (shifted - log_total)
         if not FIRST:

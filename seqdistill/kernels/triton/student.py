@@ -78,6 +78,7 @@ def proxy_terms(probs, inverse_precision, log_inverse_precision):
 @triton.jit
 def student_kernel(
     logits_ptr,
+    gradient_ptr,
     target_ptr,
     inverse_w_ptr,
     inverse_precision_ptr,
@@ -89,6 +90,7 @@ def student_kernel(
     largest_ptr,
     V,
     logits_stride,
+    gradient_stride,
     target_stride,
     mix_weight,
     label_smoothing,
@@ -101,6 +103,7 @@ def student_kernel(
     """One row; targets that a loss has not are None. ``target`` is p̄, for END2 ℓ̄."""
     row = tl.program_id(0).to(tl.int64)
     logits_ptr += row * logits_stride
+    gradient_ptr += row * gradient_stride
     target_ptr += row * target_stride
 
     # Read before any write of this program: the reductions below hold every warp back until then.
@@ -239,7 +242,7 @@ def student_kernel(
             at_reference = tl.where(columns == reference, 1 - label_smoothing - other, 0.0)
             gradient = keep * gradient + mix_weight * (p - other - at_reference)
         if WANTS_GRADIENT:
-            tl.store(logits_ptr + columns, weight * gradient, mask=inside)
+            tl.store(gradient_ptr + columns, weight * gradient, mask=inside)
 
     # The value: what of it is large cancels in float64.
     loss = tl.sum(lane_fit.to(tl.float64))
