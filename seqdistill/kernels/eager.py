@@ -7,7 +7,7 @@ the row functions of the losses themselves.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -45,15 +45,12 @@ class EagerRows:
     ) -> None:
         """See :class:`~seqdistill.kernels.backend.RowBackend`."""
         for rows in self._blocks(mean_probs):
-            for m, member in enumerate(logits):
+            sums = mean_probs[rows], mean_log_probs[rows]
+            for m, (member, entropy) in enumerate(
+                zip(logits, negative_entropies[:, rows].unbind(), strict=True)
+            ):
                 self._add_member(
-                    member[rows],
-                    inverse_temperature,
-                    weight,
-                    mean_probs[rows],
-                    mean_log_probs[rows],
-                    negative_entropies[m, rows],
-                    is_first and m == 0,
+                    member[rows], inverse_temperature, weight, *sums, entropy, is_first and m == 0
                 )
 
     def _add_member(
@@ -115,23 +112,25 @@ class EagerRows:
             _given(targets.references)
         out = logits if gradient is None else gradient
         dtype = torch.promote_types(logits.dtype, torch.float32)
-        largest = logits.amax(-1, keepdim=True)
-        log_gap = torch.empty_like(largest, dtype=dtype)
+        largest = torch.empty(len(logits), 1, dtype=dtype, device=logits.device)
+        log_gap = torch.empty_like(largest)
         for rows in self._blocks(logits):
-            gap = self._gap("a", logits[rows], largest[rows], dtype)
+            z = logits[rows]
+            highest = z.amax(-1, keepdim=True)
+            gap = self._gap("a", z, highest, dtype)
             log_gap[rows] = gap.exp_().sum(-1, keepdim=True).log_()
-        largest = largest.to(dtype)
+            largest[rows] = highest
         reference_logit = None
         if targets.references is not None:
             index = targets.references.unsqueeze(-1)
             reference_logit = logits.gather(-1, index).squeeze(-1).to(dtype)
         # What is one number a row is computed once for all: tiny tensors cost a call each.
-        scalars = _RowScalars.of(logits.shape[-1], largest, log_gap, loss)
+        scalars = _RowScalars.stack(logits.shape[-1], largest, log_gap, loss)
         row_loss = torch.empty_like(largest[:, 0])
         for rows in self._blocks(logits):
             z = self._cast("z", logits[rows], dtype)
             cut = _cut(targets, rows)
-            block = scalars.rows(rows)
+            block = _RowScalars(*scalars[:, rows].unbind())
             block_loss, slope = self._distil(z, block, loss, cut, wants_gradient)
             if loss.mix_weight and cut.references is not None:
                 block_loss = self._mix_(block_loss, slope, z, block, loss, cut.references)
@@ -142,7 +141,9 @@ class EagerRows:
                 out[rows] = slope
         if targets.row_weight is not None:
             row_loss.mul_(targets.row_weight)
-        return StudentRows(row_loss, scalars.log_sum[:, 0], reference_logit, largest[:, 0])
+        return StudentRows(
+            row_loss, _RowScalars(*scalars).log_sum[:, 0], reference_logit, largest[:, 0]
+        )
 
     def _distil(
         self,
@@ -278,8 +279,7 @@ class EagerRows:
         return self._memory("one", torch.Size(()), example.dtype, example.device).fill_(1)
 
 
-@dataclass(frozen=True)
-class _RowScalars:
+class _RowScalars(NamedTuple):
     """What is one number a row, (n, 1) each."""
 
     largest: Tensor
@@ -292,17 +292,18 @@ class _RowScalars:
     u_total: Tensor
     g_total: Tensor
 
-    @classmethod
-    def of(cls, V: int, largest: Tensor, log_gap: Tensor, loss: RowLoss) -> "_RowScalars":
+    @staticmethod
+    def stack(V: int, largest: Tensor, log_gap: Tensor, loss: RowLoss) -> Tensor:
+        """Return the fields as one tensor (9, n, 1), of which ``unbind`` makes them."""
         # A number a row costs nothing in float64, and its error would be every element's.
         terms = DirichletTerms.of_rows(V, loss.offset, largest.double(), log_gap.double())
         row = terms.row
         positive_largest = largest.double().clamp_min(0)
         # With b = α₀ − 1 = e^y and ρ = S/b: U₀ = ρ u(y), G₀ = ρ (g(y) + (V − 1) u(y)).
-        made = cls(
-            largest=largest,
+        made = _RowScalars(
+            largest=largest.double(),
             positive_largest=positive_largest,
-            log_gap=log_gap,
+            log_gap=log_gap.double(),
             log_sum=terms.log_sum,
             share=(-log_gap.double()).exp(),
             digamma_gap=row.digamma - positive_largest,
@@ -310,10 +311,7 @@ class _RowScalars:
             u_total=terms.share * row.trigamma,
             g_total=terms.share * (row.trigamma_gap + (V - 1) * row.trigamma),
         )
-        return cls(*(getattr(made, f.name).to(largest.dtype) for f in fields(cls)))
-
-    def rows(self, rows: slice) -> "_RowScalars":
-        return _RowScalars(*(getattr(self, f.name)[rows] for f in fields(self)))
+        return torch.stack(made).to(largest.dtype)
 
 
 def _cut(targets: RowTargets, rows: slice) -> RowTargets:
