@@ -1,10 +1,11 @@
 """The losses of this project fused with the projections, in one pass over the vocabulary."""
 
-from seqdistill.kernels.fused import PRODUCTS, FusedLoss, TokenRows, fused_distillation_loss
+from seqdistill.kernels.fused import PRODUCTS, FusedLoss, fused_distillation_loss
 from seqdistill.kernels.plain import plain_distillation_loss
 from seqdistill.kernels.select import BACKENDS, backend_status
 from seqdistill.kernels.settings import DistillationLoss
 from seqdistill.kernels.sources import MemberLogits, MemberProjections
+from seqdistill.kernels.walk import TokenRows
 
 __all__ = [
     "BACKENDS",
