@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from seqdistill.kernels.backend import RowBackend, RowLoss, RowTargets
+from seqdistill.kernels.cpp.library import Library
 
 # Neither a multiple of any vector's length nor shorter than one.
 V = 19
@@ -25,6 +26,12 @@ STUDENT = {
 MEMBER = (-1.70271317, 10.8815765, -975.208682)
 # TU and RMI of p̄ and ℓ̄.
 ENSEMBLE = (1.38628907, 0.452421712)
+
+# TU, MI, EPKL, RMI, TU of the base and 1/α₀ of a Dirichlet student, by offset.
+UNCERTAINTY = {
+    1.0: (2.30622382, 0.11457919, 0.256983336, 0.142404145, 1.70271317, 0.014276852),
+    0.0: (1.70271317, 0.0895378918, 0.352640725, 0.263102833, 1.70271317, 0.0195911514),
+}
 
 _TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
 
@@ -66,6 +73,15 @@ def complaint(rows: RowBackend) -> str | None:
     ensemble = tuple(x.item() for x in rows.ensemble_rows(mean_probs, mean_log_probs, sums[2][0]))
     if not _close(ensemble, ENSEMBLE, 1e-5):
         return f"the ensemble kernel gives {ensemble} instead of {ENSEMBLE}"
+    return None
+
+
+def complaint_of_uncertainty(library: Library) -> str | None:
+    """Return what a library gets wrong of a Dirichlet student's uncertainty, or None."""
+    for offset, expected in UNCERTAINTY.items():
+        found = tuple(library.uncertainty(row()[0], offset)[:, 0].tolist())
+        if not _close(found, expected, 1e-5):
+            return f"the uncertainty kernel gives {found} instead of {expected} at offset {offset}"
     return None
 
 

@@ -95,6 +95,11 @@ EXPORT int32_t seqdistill_student(int32_t level, int32_t threads, int64_t rows,
   return for_rows(functions(level).student, *arguments, rows, threads);
 }
 
+EXPORT int32_t seqdistill_uncertainty(int32_t level, int32_t threads, int64_t rows,
+                                      const UncertaintyArguments* arguments) {
+  return for_rows(functions(level).uncertainty, *arguments, rows, threads);
+}
+
 EXPORT void seqdistill_elementary(int32_t level, int32_t which, const float* x, float* y,
                                   int64_t count) {
   functions(level).elementary(which, x, y, count);

@@ -11,6 +11,17 @@ from seqdistill.kernels.cpp.build import LEVELS, Build, BuildError
 LEVEL_VARIABLE = "SEQDISTILL_CPP_ISA"
 
 
+#: What the rows of :meth:`Library.uncertainty` are.
+MEASURES = (
+    "total_uncertainty",
+    "mutual_information",
+    "epkl",
+    "reverse_mutual_information",
+    "total_uncertainty_base",
+    "inverse_precision",
+)
+
+
 class MemberArguments(ctypes.Structure):
     """``MemberArguments`` of rows.h."""
 
@@ -69,6 +80,19 @@ class StudentArguments(ctypes.Structure):
     )
 
 
+class UncertaintyArguments(ctypes.Structure):
+    """``UncertaintyArguments`` of rows.h."""
+
+    _fields_ = (
+        ("logits", ctypes.c_void_p),
+        ("measures", ctypes.c_void_p),
+        ("logits_stride", ctypes.c_int64),
+        ("n", ctypes.c_int64),
+        ("V", ctypes.c_int64),
+        ("offset", ctypes.c_int32),
+    )
+
+
 class Library:
     """The operations of a compiled library at one instruction set.
 
@@ -87,7 +111,7 @@ class Library:
             best: int = functions.seqdistill_level()
             self.has_openmp = bool(functions.seqdistill_has_openmp())
             self._functions = functions
-            for name in ("add_members", "ensemble", "student", "elementary"):
+            for name in ("add_members", "ensemble", "student", "uncertainty", "elementary"):
                 getattr(functions, f"seqdistill_{name}")
         except (OSError, AttributeError) as error:
             raise BuildError(f"the compiled library cannot be loaded: {error}") from error
@@ -113,6 +137,42 @@ class Library:
         )
         if failed:
             raise MemoryError(f"no memory for a row of the {operation} kernel")
+
+    def uncertainty(self, logits: Tensor, offset: float) -> Tensor:
+        """Return the measures of a Dirichlet student, in two passes over its logits.
+
+        Args:
+            logits: (n, V) on the CPU, float32, contiguous rows; z of α = e^z + offset.
+            offset: 1 or 0.
+
+        Returns:
+            (6, n) float32, in the order of :data:`MEASURES`.
+
+        Raises:
+            TypeError: other logits; the kernel would read past their end.
+        """
+        if (
+            logits.dim() != 2
+            or logits.stride(1) != 1
+            or logits.device.type != "cpu"
+            or logits.dtype != torch.float32
+        ):
+            raise TypeError(
+                "expected float32 rows (n, V) on the CPU, got "
+                f"{logits.dtype} {tuple(logits.shape)} with strides {logits.stride()}"
+            )
+        n, V = logits.shape
+        measures = torch.empty(len(MEASURES), n)
+        arguments = UncertaintyArguments(
+            logits=logits.data_ptr(),
+            measures=measures.data_ptr(),
+            logits_stride=logits.stride(0),
+            n=n,
+            V=V,
+            offset=int(offset),
+        )
+        self.call("uncertainty", n, arguments)
+        return measures
 
     def elementary(self, which: str, x: Tensor) -> Tensor:
         """Return an elementary function of (n) float32 numbers, for tests of its accuracy."""

@@ -3,6 +3,8 @@
 #include "rows.h"
 
 #include "losses.h"
+#include "members.h"
+#include "uncertainty.h"
 
 #if LANES == 16
 #define ROW_FUNCTIONS row_functions_avx512
@@ -13,158 +15,6 @@
 #endif
 
 namespace {
-
-template <class T>
-INLINE float largest_of(const T* x, int64_t V) {
-  // Four at a time: a comparison waits for the one before it. NaN compares false and is passed by.
-  F most[4];
-  for (F& m : most) m = splat(-__builtin_inff());
-  int64_t v = 0;
-  for (; v + 4 * LANES <= V; v += 4 * LANES)
-    for (int k = 0; k < 4; ++k) {
-      const F next = load(x + v + k * LANES);
-      most[k] = next > most[k] ? next : most[k];
-    }
-  for (; v < V; v += LANES) {
-    const F next = load(x + v, V - v < LANES ? V - v : (int64_t)LANES);
-    most[0] = next > most[0] ? next : most[0];
-  }
-  float result = -__builtin_inff();
-  for (const F& m : most)
-    for (int i = 0; i < LANES; ++i) result = m[i] > result ? m[i] : result;
-  return result;
-}
-
-// --- teachers -----------------------------------------------------------------------------------
-
-// Σ e^(d/T) and Σ e^(d/T) d of a row's differences d = z − max z, found in one pass: the largest so
-// far is that of the blocks read so far; what was summed before a larger one came is scaled down.
-struct SoftmaxSums {
-  double largest = -LARGEST, exps = 0.0, weighted = 0.0;
-
-  INLINE void rise(double next, double inverse_temperature) {
-    const double d = largest - next, factor = __builtin_exp(d * inverse_temperature);
-    weighted = factor * (weighted + d * exps);
-    exps *= factor;
-    largest = next;
-  }
-};
-
-// Elements read twice in a row while the first level's cache holds them: 4 KiB of floats.
-constexpr int64_t NEAR = 1024;
-// How far ahead of the reading memory is asked for, in elements: a page is new to the processor.
-constexpr int64_t AHEAD = 2 * NEAR;
-// Bytes of a row's logits that the second level's cache keeps beside the two rows of sums.
-constexpr int64_t GROUP_BYTES = 1 << 20;
-constexpr int64_t GROUP = 16;
-
-template <class T>
-INLINE SoftmaxSums softmax_sums(const T* logits, int64_t V, float inverse_temperature) {
-  const Softmax softmax(inverse_temperature);
-  SoftmaxSums sums;
-  for (int64_t begin = 0; begin < V; begin += NEAR) {
-    const int64_t size = V - begin < NEAR ? V - begin : NEAR;
-    for (int64_t v = 0; v < size; v += 64 / (int64_t)sizeof(T))
-      __builtin_prefetch(logits + begin + AHEAD + v);
-    const float next = largest_of(logits + begin, size);
-    if (next > sums.largest) sums.rise(next, inverse_temperature);
-    const F largest = splat((float)sums.largest);
-    Sum exps, weighted;
-    over_row(
-        size,
-        [&](int64_t v, int64_t count) __attribute__((always_inline)) {
-          // Bounded, for 0 · −∞ is 0 here: a piece that a member excludes has no entropy.
-          const F d = softmax.bounded(load(logits + begin + v, count) - largest);
-          const F e = softmax.exp_of_bounded(d);
-          exps.add(e, count);
-          weighted.add(e * d, count);
-        },
-        [&]() __attribute__((always_inline)) {
-          exps.end_block();
-          weighted.end_block();
-        });
-    sums.exps += exps.total();
-    sums.weighted += weighted.total();
-  }
-  return sums;
-}
-
-// Two passes over a row of every member, nothing kept between them but three numbers: the
-// exponential is computed again, which is faster than to write it to memory and read it.
-template <class T>
-void add_members(const MemberArguments& a, int64_t row) {
-  float* mean_probs = a.mean_probs + row * a.V;
-  float* mean_log_probs = a.mean_log_probs + row * a.V;
-  const Softmax softmax(a.inverse_temperature);
-  const F slope = splat(a.weight * a.inverse_temperature);
-  int64_t group = GROUP_BYTES / (a.V * (int64_t)sizeof(T));
-  group = group < 1 ? 1 : group > GROUP ? GROUP : group;
-  for (int64_t first = 0; first < a.members; first += group) {
-    const int64_t stop = first + group < a.members ? first + group : a.members;
-    const T* logits[GROUP];
-    float largest[GROUP], share[GROUP], shift[GROUP];
-    for (int64_t m = first; m < stop; ++m) {
-      const int64_t k = m - first;
-      logits[k] = (const T*)a.logits[m] + row * a.logits_strides[m];
-      const SoftmaxSums sums = softmax_sums(logits[k], a.V, a.inverse_temperature);
-      const double log_total = __builtin_log(sums.exps);
-      const double mean_gap = sums.weighted / sums.exps * a.inverse_temperature;
-      a.negative_entropies[m * a.n + row] = (float)(a.weight * (mean_gap - log_total));
-      largest[k] = (float)sums.largest;
-      share[k] = (float)(a.weight / sums.exps);
-      shift[k] = (float)(a.weight * log_total);
-    }
-    for (int64_t begin = 0; begin < a.V; begin += NEAR) {
-      const int64_t size = a.V - begin < NEAR ? a.V - begin : NEAR;
-      for (int64_t m = first; m < stop; ++m) {
-        const T* z = logits[m - first] + begin;
-        const F high = splat(largest[m - first]), down = splat(shift[m - first]);
-        const F factor = splat(share[m - first]);
-        const bool begins = a.is_first && m == 0;
-        over_row(
-            size,
-            [&](int64_t v, int64_t count) __attribute__((always_inline)) {
-              const F d = load(z + v, count) - high;
-              const F e = softmax.exp_of_bounded(softmax.bounded(d));
-              F p = F{}, l = F{};
-              if (!begins) {
-                p = load(mean_probs + begin + v, count);
-                l = load(mean_log_probs + begin + v, count);
-              }
-              store(mean_probs + begin + v, e * factor + p, count);
-              store(mean_log_probs + begin + v, d * slope + (l - down), count);
-            },
-            []() {});
-      }
-    }
-  }
-}
-
-void ensemble(const EnsembleArguments& a, int64_t row, float*) {
-  const float* mean_probs = a.mean_probs + row * a.V;
-  const float* mean_log_probs = a.mean_log_probs + row * a.V;
-  Sum entropy, mutual;
-  over_row(
-      a.V,
-      [&](int64_t v, int64_t count) __attribute__((always_inline)) {
-        const F p = load(mean_probs + v, count);
-        // Where p̄ = 0 the factor p̄ makes the bounded logarithms irrelevant.
-        const F log_p = log_positive(larger(p, splat(SMALLEST_NORMAL)));
-        const F log_probs = larger(load(mean_log_probs + v, count), splat(-LARGEST));
-        entropy.add(p * log_p, count);
-        // Differences first, then the sum: nearly equal members would cancel otherwise.
-        mutual.add(p * (log_p - log_probs), count);
-      },
-      [&]() __attribute__((always_inline)) {
-        entropy.end_block();
-        mutual.end_block();
-      });
-  a.total_uncertainty[row] = (float)-entropy.total();
-  double information = larger(mutual.total(), 0.0);
-  // Members that exclude each other's pieces: the largest number, as eager has it.
-  if (information > LARGEST) information = LARGEST;
-  a.mutual_information[row] = (float)information;
-}
 
 // --- student ------------------------------------------------------------------------------------
 
@@ -292,6 +142,6 @@ void elementary(int32_t which, const float* x, float* y, int64_t count) {
 }  // namespace
 
 const RowFunctions& ROW_FUNCTIONS() {
-  static const RowFunctions functions = {add_members_row, ensemble, student_row, elementary};
+  static const RowFunctions functions = {add_members_row, ensemble, student_row, uncertainty, elementary};
   return functions;
 }

@@ -42,11 +42,19 @@ struct StudentArguments {
   int32_t kind, offset, is_bfloat16;
 };
 
+struct UncertaintyArguments {
+  const float* logits;  // (n, V), rows logits_stride apart
+  float* measures;      // (6, n): TU, MI, EPKL, RMI, TU of the base, 1/α₀
+  int64_t logits_stride, n, V;
+  int32_t offset;
+};
+
 // Each operation is one row; memory is V floats of the thread.
 struct RowFunctions {
   void (*add_members)(const MemberArguments&, int64_t row, float* memory);
   void (*ensemble)(const EnsembleArguments&, int64_t row, float* memory);
   void (*student)(const StudentArguments&, int64_t row, float* memory);
+  void (*uncertainty)(const UncertaintyArguments&, int64_t row, float* memory);
   // Elementary functions for tests: 0 exp (x ≤ 0), 1 exp, 2 log, 3 log1p on [0, 1].
   void (*elementary)(int32_t which, const float* x, float* y, int64_t count);
 };

@@ -40,6 +40,14 @@ INLINE F as_float(I x) { return (F)x; }
 INLINE F larger(F x, F y) { return y > x ? y : x; }
 INLINE F smaller(F x, F y) { return y < x ? y : x; }
 
+// Whether a comparison holds in any lane.
+INLINE bool any(I truth) {
+  int32_t all[LANES], one = 0;
+  memcpy(all, &truth, sizeof truth);
+  for (int32_t lane : all) one |= lane;
+  return one != 0;
+}
+
 // --- memory: count is LANES but for the last vector of a row ------------------------------------
 
 INLINE F load(const float* p) {
