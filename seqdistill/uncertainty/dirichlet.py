@@ -6,8 +6,10 @@ import torch
 from torch import Tensor
 
 from seqdistill.errors import InputError
-from seqdistill.kernels.cpp.uncertainty import dirichlet_measures
+from seqdistill.kernels.cpp.library import MEASURES, DirichletRows
+from seqdistill.kernels.cpp.uncertainty import dirichlet_rows
 from seqdistill.numerics import DirichletTerms
+from seqdistill.student.head import PREDICTIVES, predictive_log_probs
 
 
 @dataclass(frozen=True)
@@ -67,10 +69,9 @@ def dirichlet_uncertainty(logits: Tensor, offset: float = 1.0) -> UncertaintyMea
     """
     if offset not in (0, 1):
         raise InputError(f"expected an offset of 1 (default) or 0, got {offset}")
-    compiled = dirichlet_measures(logits, offset)
-    if compiled is not None:
-        data = compiled["total_uncertainty"] - compiled["mutual_information"]
-        return UncertaintyMeasures(data_uncertainty=data, **compiled)
+    rows = dirichlet_rows(logits.reshape(-1, logits.shape[-1]), offset)
+    if rows is not None:
+        return _of_rows(rows, logits.shape[:-1])
     if logits.dtype not in (torch.float32, torch.float64):
         logits = logits.float()
     terms = DirichletTerms(logits, offset)
@@ -96,6 +97,61 @@ def dirichlet_uncertainty(logits: Tensor, offset: float = 1.0) -> UncertaintyMea
         total_uncertainty_base=-(terms.probs * terms.log_probs).sum(-1),
         inverse_precision=inverse_precision.squeeze(-1),
     )
+
+
+@dataclass(frozen=True)
+class DirichletReading:
+    """Everything that a decoding step wants to know of its rows.
+
+    Attributes:
+        log_probs: (n, V) of the predictive distribution, free to be changed.
+        measures: each (n).
+        row: terms of α₀, one number a row: what a chosen token is compared with later.
+    """
+
+    log_probs: Tensor
+    measures: UncertaintyMeasures
+    row: DirichletTerms
+
+
+def dirichlet_reading(logits: Tensor, offset: float, predictive: str) -> DirichletReading:
+    """Return the predictive distribution of rows and their measures, together.
+
+    The same as :func:`predictive_log_probs` and :func:`dirichlet_uncertainty`, which share the
+    passes over the logits where there are compiled kernels.
+
+    Args:
+        logits: (n, V) student logits z, any floating dtype.
+        offset: o in α = e^z + o, 1 or 0.
+        predictive: ``base`` (softmax(z)) or ``mean`` (α/α₀).
+
+    Raises:
+        InputError: an unknown offset or predictive.
+    """
+    if predictive not in PREDICTIVES or offset not in (0, 1):
+        raise InputError(
+            f"expected a predictive among {', '.join(PREDICTIVES)} and an offset of 1 or 0, got "
+            f"{predictive!r} and {offset}"
+        )
+    V = logits.shape[-1]
+    rows = dirichlet_rows(logits, offset, predictive)
+    if rows is None or rows.log_probs is None:
+        wide = logits if logits.dtype in (torch.float32, torch.float64) else logits.float()
+        largest = wide.amax(-1, keepdim=True)
+        log_gap = torch.logsumexp((wide - largest).double(), -1, keepdim=True)
+        return DirichletReading(
+            predictive_log_probs(logits, offset, predictive),
+            dirichlet_uncertainty(logits, offset),
+            DirichletTerms.of_rows(V, offset, largest, log_gap),
+        )
+    row = DirichletTerms.of_rows(V, offset, rows.largest.unsqueeze(1), rows.log_gap.unsqueeze(1))
+    return DirichletReading(rows.log_probs, _of_rows(rows, logits.shape[:-1]), row)
+
+
+def _of_rows(rows: DirichletRows, shape: torch.Size) -> UncertaintyMeasures:
+    measures = dict(zip(MEASURES, rows.measures.view(len(MEASURES), *shape), strict=True))
+    data = measures["total_uncertainty"] - measures["mutual_information"]
+    return UncertaintyMeasures(data_uncertainty=data, **measures)
 
 
 def precision_of(logits: Tensor, offset: float = 1.0) -> Tensor:

@@ -26,7 +26,7 @@ def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Non
     """Everything twice: by the compiled kernels where they are, and by plain PyTorch."""
     if request.param == "plain":
         monkeypatch.setattr(
-            "seqdistill.uncertainty.dirichlet.dirichlet_measures", lambda logits, offset: None
+            "seqdistill.uncertainty.dirichlet.dirichlet_rows", lambda logits, offset: None
         )
 
 

@@ -1,20 +1,22 @@
 """The compiled uncertainty of a Dirichlet student: against float64, plain PyTorch, 100 digits."""
 
 import math
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+from seqdistill.errors import InputError
 from seqdistill.kernels.cpp import cpp_status
 from seqdistill.kernels.cpp.backend import load
 from seqdistill.kernels.cpp.check import UNCERTAINTY, complaint_of_uncertainty, row
-from seqdistill.kernels.cpp.library import MEASURES, Library
-from seqdistill.kernels.cpp.uncertainty import dirichlet_measures
+from seqdistill.kernels.cpp.library import MEASURES, DirichletRows, Library
+from seqdistill.kernels.cpp.uncertainty import dirichlet_rows
+from seqdistill.student.head import predictive_log_probs
 from seqdistill.uncertainty import dirichlet_uncertainty
-from seqdistill.uncertainty.dirichlet import UncertaintyMeasures
+from seqdistill.uncertainty.dirichlet import UncertaintyMeasures, dirichlet_reading
 from tests.reference import dirichlets
 from tests.reference.arithmetic import exp, numbers
 
@@ -54,9 +56,9 @@ def test_no_worse_than_plain_pytorch(
 ) -> None:
     for name, logits in students(V).items():
         exact = dirichlet_uncertainty(logits.double(), offset)
-        found = dict(zip(MEASURES, library.uncertainty(logits, offset), strict=True))
+        found = dict(zip(MEASURES, library.uncertainty(logits, offset).measures, strict=True))
         with monkeypatch.context() as patch:
-            patch.setattr("seqdistill.uncertainty.dirichlet.dirichlet_measures", no_kernel)
+            patch.setattr("seqdistill.uncertainty.dirichlet.dirichlet_rows", no_kernel)
             plain = dirichlet_uncertainty(logits, offset)
         for measure, mine in found.items():
             right = getattr(exact, measure)
@@ -94,8 +96,11 @@ def test_the_self_check_sees_what_is_wrong(library: Library) -> None:
         def __init__(self) -> None:
             pass
 
-        def uncertainty(self, logits: Tensor, offset: float) -> Tensor:
-            return library.uncertainty(logits, offset) * 1.001
+        def uncertainty(
+            self, logits: Tensor, offset: float, predictive: str | None = None
+        ) -> DirichletRows:
+            rows = library.uncertainty(logits, offset)
+            return replace(rows, measures=rows.measures * 1.001)
 
     found = complaint_of_uncertainty(Wrong())
     assert found is not None
@@ -121,11 +126,11 @@ def test_shapes_strides_and_half_precision() -> None:
 
 def test_what_plain_pytorch_does() -> None:
     logits = students(9)["trained"]
-    assert dirichlet_measures(logits.double(), 1.0) is None
+    assert dirichlet_rows(logits.double(), 1.0) is None
     wanting = logits.clone().requires_grad_()
-    assert dirichlet_measures(wanting, 1.0) is None
+    assert dirichlet_rows(wanting, 1.0) is None
     with torch.no_grad():
-        assert dirichlet_measures(wanting, 1.0) is not None
+        assert dirichlet_rows(wanting, 1.0) is not None
 
 
 def test_other_rows_are_refused(library: Library) -> None:
@@ -136,8 +141,38 @@ def test_other_rows_are_refused(library: Library) -> None:
 
 def test_identities(library: Library) -> None:
     for offset in (1.0, 0.0):
-        rows = library.uncertainty(students(513)["flat"], offset)
+        rows = library.uncertainty(students(513)["flat"], offset).measures
         values = dict(zip(MEASURES, rows, strict=True))
         parts = values["mutual_information"] + values["reverse_mutual_information"]
         assert torch.allclose(values["epkl"], parts, rtol=1e-6)
         assert (values["total_uncertainty"] <= math.log(513) + 1e-5).all()
+
+
+@pytest.mark.parametrize("predictive", ["base", "mean"])
+@pytest.mark.parametrize("offset", [1.0, 0.0])
+@pytest.mark.parametrize("V", [2, 33, 4008])
+def test_a_reading_is_its_parts(
+    V: int, offset: float, predictive: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, logits in students(V).items():
+        found = dirichlet_reading(logits, offset, predictive)
+        exact = predictive_log_probs(logits.double(), offset, predictive)
+        plain = predictive_log_probs(logits, offset, predictive)
+        error = (found.log_probs - exact).abs().amax()
+        assert error <= 2 * (plain - exact).abs().amax() + 1e-6, (name, error)
+        for measure in NAMES:
+            alone = getattr(dirichlet_uncertainty(logits, offset), measure)
+            assert torch.equal(getattr(found.measures, measure), alone)
+        with monkeypatch.context() as patch:
+            patch.setattr("seqdistill.uncertainty.dirichlet.dirichlet_rows", no_kernel)
+            slow = dirichlet_reading(logits, offset, predictive)
+        assert torch.equal(slow.log_probs, plain)
+        for part in ("row_z", "log_sum"):
+            a, b = getattr(found.row, part), getattr(slow.row, part)
+            assert torch.allclose(a, b, rtol=1e-6, atol=1e-6), (name, part)
+
+
+def test_a_reading_refuses_what_it_does_not_know() -> None:
+    for offset, predictive in ((0.5, "base"), (1.0, "median")):
+        with pytest.raises(InputError, match="expected a predictive among base, mean"):
+            dirichlet_reading(torch.zeros(1, 3), offset, predictive)

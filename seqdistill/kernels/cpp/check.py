@@ -79,7 +79,7 @@ def complaint(rows: RowBackend) -> str | None:
 def complaint_of_uncertainty(library: Library) -> str | None:
     """Return what a library gets wrong of a Dirichlet student's uncertainty, or None."""
     for offset, expected in UNCERTAINTY.items():
-        found = tuple(library.uncertainty(row()[0], offset)[:, 0].tolist())
+        found = tuple(library.uncertainty(row()[0], offset).measures[:, 0].tolist())
         if not _close(found, expected, 1e-5):
             return f"the uncertainty kernel gives {found} instead of {expected} at offset {offset}"
     return None

@@ -1,6 +1,7 @@
 """The compiled library's functions, by ctypes."""
 
 import ctypes
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -11,7 +12,7 @@ from seqdistill.kernels.cpp.build import LEVELS, Build, BuildError
 LEVEL_VARIABLE = "SEQDISTILL_CPP_ISA"
 
 
-#: What the rows of :meth:`Library.uncertainty` are.
+#: What :attr:`DirichletRows.measures` are.
 MEASURES = (
     "total_uncertainty",
     "mutual_information",
@@ -86,11 +87,32 @@ class UncertaintyArguments(ctypes.Structure):
     _fields_ = (
         ("logits", ctypes.c_void_p),
         ("measures", ctypes.c_void_p),
+        ("largest", ctypes.c_void_p),
+        ("log_gap", ctypes.c_void_p),
+        ("log_probs", ctypes.c_void_p),
         ("logits_stride", ctypes.c_int64),
         ("n", ctypes.c_int64),
         ("V", ctypes.c_int64),
         ("offset", ctypes.c_int32),
+        ("is_mean", ctypes.c_int32),
     )
+
+
+@dataclass(frozen=True)
+class DirichletRows:
+    """What :meth:`Library.uncertainty` says of n rows.
+
+    Attributes:
+        measures: (6, n) in the order of :data:`MEASURES`.
+        largest: (n) max z.
+        log_gap: (n) ln Σ e^z − max z, float64.
+        log_probs: (n, V) of the predictive distribution asked for, or None.
+    """
+
+    measures: Tensor
+    largest: Tensor
+    log_gap: Tensor
+    log_probs: Tensor | None
 
 
 class Library:
@@ -138,15 +160,15 @@ class Library:
         if failed:
             raise MemoryError(f"no memory for a row of the {operation} kernel")
 
-    def uncertainty(self, logits: Tensor, offset: float) -> Tensor:
+    def uncertainty(
+        self, logits: Tensor, offset: float, predictive: str | None = None
+    ) -> DirichletRows:
         """Return the measures of a Dirichlet student, in two passes over its logits.
 
         Args:
             logits: (n, V) on the CPU, float32, contiguous rows; z of α = e^z + offset.
             offset: 1 or 0.
-
-        Returns:
-            (6, n) float32, in the order of :data:`MEASURES`.
+            predictive: ``base`` or ``mean``, whose log-probabilities are wanted, too; None: none.
 
         Raises:
             TypeError: other logits; the kernel would read past their end.
@@ -162,17 +184,26 @@ class Library:
                 f"{logits.dtype} {tuple(logits.shape)} with strides {logits.stride()}"
             )
         n, V = logits.shape
-        measures = torch.empty(len(MEASURES), n)
+        rows = DirichletRows(
+            measures=torch.empty(len(MEASURES), n),
+            largest=torch.empty(n),
+            log_gap=torch.empty(n, dtype=torch.float64),
+            log_probs=None if predictive is None else torch.empty(n, V),
+        )
         arguments = UncertaintyArguments(
             logits=logits.data_ptr(),
-            measures=measures.data_ptr(),
+            measures=rows.measures.data_ptr(),
+            largest=rows.largest.data_ptr(),
+            log_gap=rows.log_gap.data_ptr(),
+            log_probs=None if rows.log_probs is None else rows.log_probs.data_ptr(),
             logits_stride=logits.stride(0),
             n=n,
             V=V,
             offset=int(offset),
+            is_mean=predictive == "mean",
         )
         self.call("uncertainty", n, arguments)
-        return measures
+        return rows
 
     def elementary(self, which: str, x: Tensor) -> Tensor:
         """Return an elementary function of (n) float32 numbers, for tests of its accuracy."""

@@ -45,8 +45,11 @@ struct StudentArguments {
 struct UncertaintyArguments {
   const float* logits;  // (n, V), rows logits_stride apart
   float* measures;      // (6, n): TU, MI, EPKL, RMI, TU of the base, 1/α₀
+  float* largest;       // (n) max z
+  double* log_gap;      // (n) ln Σ e^z − max z
+  float* log_probs;     // (n, V) of the base or the mean, or null
   int64_t logits_stride, n, V;
-  int32_t offset;
+  int32_t offset, is_mean;
 };
 
 // Each operation is one row; memory is V floats of the thread.

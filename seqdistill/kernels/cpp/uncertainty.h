@@ -8,14 +8,16 @@
 namespace {
 
 // Σ over a row of what the measures with o = 1 need beside its softmax. With M = max(max z, 0) and
-// relative to e^M, because e^z itself may not fit into float:
+// relative to e^M, because e^z itself may not fit into float; where log_mean is given, it receives
+// ln(α/α₀), log_whole being ln α₀ − M.
 struct DirichletSums {
   double r = 0.0;        // Σ R(t), R = x (ln x − ψ(x)) at x = α
   double surprise = 0.0;  // Σ α e^−M (ln α − M)
 };
 
-INLINE DirichletSums dirichlet_sums(const float* logits, int64_t V, float largest) {
-  const F top = splat(largest > 0 ? largest : 0.0f);
+INLINE DirichletSums dirichlet_sums(const float* logits, int64_t V, float largest, float* log_mean,
+                                    float log_whole) {
+  const F whole = splat(log_whole), top = splat(largest > 0 ? largest : 0.0f);
   const F bottom = splat((float)__builtin_exp(-(double)top[0]));
   DirichletSums sums;
   Sum r_sum, surprise_sum;
@@ -30,7 +32,9 @@ INLINE DirichletSums dirichlet_sums(const float* logits, int64_t V, float larges
         // α = (1 + e^−|z|) e^max(z, 0); where no logit is above 0 the second factor is one number.
         const F positive = larger(z, F{}) - top;
         const F factor = any(z > 0.0f) ? exp_nonpositive(positive) : bottom;
-        surprise_sum.add(one_more * factor * (positive + log1p_unit(small)), count);
+        const F log_alpha = positive + log1p_unit(small);
+        surprise_sum.add(one_more * factor * log_alpha, count);
+        if (log_mean) store(log_mean + v, log_alpha - whole, count);
       },
       [&]() __attribute__((always_inline)) {
         r_sum.end_block();
@@ -58,6 +62,7 @@ INLINE double digamma_excess_sum(const float* logits, int64_t V, float largest) 
 
 void uncertainty(const UncertaintyArguments& a, int64_t row, float*) {
   const float* logits = a.logits + row * a.logits_stride;
+  float* log_probs = a.log_probs ? a.log_probs + row * a.V : nullptr;
   const SoftmaxSums sums = softmax_sums(logits, a.V, 1.0f);
   const double V = (double)a.V, log_gap = __builtin_log(sums.exps);
   const double base = log_gap - sums.weighted / sums.exps;
@@ -68,14 +73,15 @@ void uncertainty(const UncertaintyArguments& a, int64_t row, float*) {
     // α₀ = 1 + e^y.
     inverse_precision = y.t;
     epkl = (V - 1) * inverse_precision;
-    const DirichletSums parts = dirichlet_sums(logits, a.V, (float)sums.largest);
+    // α₀ e^−M.
+    const double top = larger(sums.largest, 0.0);
+    const double whole = sums.exps * __builtin_exp(sums.largest - top) + V * __builtin_exp(-top);
+    const double log_whole = __builtin_log(whole);
+    const DirichletSums parts = dirichlet_sums(logits, a.V, (float)sums.largest,
+                                               a.is_mean ? log_probs : nullptr, (float)log_whole);
     rmi = (parts.r - y.tr() / y.t) * inverse_precision;
     mutual_information = epkl - rmi;
-    // ln α₀ − M and α₀ e^−M.
-    const double top = larger(sums.largest, 0.0);
-    const double whole =
-        sums.exps * __builtin_exp(sums.largest - top) + V * __builtin_exp(-top);
-    total_uncertainty = __builtin_log(whole) - parts.surprise / whole;
+    total_uncertainty = log_whole - parts.surprise / whole;
   } else {
     inverse_precision = __builtin_exp(-y.y);
     epkl = (V - 1) * inverse_precision;
@@ -84,6 +90,15 @@ void uncertainty(const UncertaintyArguments& a, int64_t row, float*) {
     rmi = epkl - mutual_information;
     total_uncertainty = base;
   }
+  if (log_probs && !(a.is_mean && a.offset == 1)) {
+    const F largest = splat((float)sums.largest), down = splat((float)log_gap);
+    over_row(
+        a.V,
+        [&](int64_t v, int64_t count) __attribute__((always_inline)) {
+          store(log_probs + v, (load(logits + v, count) - largest) - down, count);
+        },
+        []() {});
+  }
   float* out = a.measures + row;
   out[0] = (float)total_uncertainty;
   out[a.n] = (float)mutual_information;
@@ -91,6 +106,8 @@ void uncertainty(const UncertaintyArguments& a, int64_t row, float*) {
   out[3 * a.n] = (float)rmi;
   out[4 * a.n] = (float)base;
   out[5 * a.n] = (float)inverse_precision;
+  a.largest[row] = (float)sums.largest;
+  a.log_gap[row] = log_gap;
 }
 
 }  // namespace

@@ -4,21 +4,21 @@ import torch
 from torch import Tensor
 
 from seqdistill.kernels.cpp.backend import load
-from seqdistill.kernels.cpp.library import MEASURES
+from seqdistill.kernels.cpp.library import DirichletRows
 
 
-def dirichlet_measures(logits: Tensor, offset: float) -> dict[str, Tensor] | None:
-    """Return the measures of a Dirichlet student, or None where plain PyTorch has to make them.
+def dirichlet_rows(
+    logits: Tensor, offset: float, predictive: str | None = None
+) -> DirichletRows | None:
+    """Return what there is to say of rows of logits, or None where plain PyTorch has to say it.
 
     That is on another device or in float64, where gradients are wanted, and where there are no
     compiled kernels.
 
     Args:
-        logits: (..., V) z of α = e^z + offset, any floating dtype.
+        logits: (n, V) z of α = e^z + offset, any floating dtype.
         offset: 1 or 0.
-
-    Returns:
-        The measures of :data:`~seqdistill.kernels.cpp.library.MEASURES`, each (...) float32.
+        predictive: ``base`` or ``mean``, whose log-probabilities are wanted, too.
     """
     if (
         logits.device.type != "cpu"
@@ -29,7 +29,6 @@ def dirichlet_measures(logits: Tensor, offset: float) -> dict[str, Tensor] | Non
     library = load().library
     if library is None:
         return None
-    rows = logits.detach().float().reshape(-1, logits.shape[-1])
-    rows = rows if rows.stride(1) == 1 else rows.contiguous()
-    values = library.uncertainty(rows, offset).view(len(MEASURES), *logits.shape[:-1])
-    return dict(zip(MEASURES, values.unbind(), strict=True))
+    logits = logits.detach().float()
+    logits = logits if logits.stride(1) == 1 else logits.contiguous()
+    return library.uncertainty(logits, offset, predictive)
