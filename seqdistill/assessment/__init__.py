@@ -1,5 +1,6 @@
 """How good the text is and how much the uncertainty is worth: from scores to results."""
 
+from seqdistill.assessment.bootstrap import Comparison, Estimate, compare
 from seqdistill.assessment.calibration import (
     CalibrationResult,
     Likelihood,
@@ -21,20 +22,28 @@ from seqdistill.assessment.correlation import (
 )
 from seqdistill.assessment.detection import (
     DetectionResult,
-    Estimate,
     RocCurve,
     aupr,
     auroc,
+    compare_detection,
     detect,
     fpr_at_95_tpr,
     roc_curve,
 )
+from seqdistill.assessment.error_detection import (
+    ERROR_METRICS,
+    ErrorResult,
+    compare_errors,
+    detect_errors,
+)
 from seqdistill.assessment.hypothesis_sets import (
+    HypothesisSet,
     OodAssessment,
     assess_ood,
     assess_quality,
     assess_rejection,
     read_best,
+    read_set,
     uncertainty_of,
 )
 from seqdistill.assessment.quality import (
@@ -42,15 +51,20 @@ from seqdistill.assessment.quality import (
     QualityScore,
     corpus_quality,
     sentence_quality,
+    sentence_signature,
 )
 from seqdistill.assessment.rejection import RejectionResult, reject
 
 __all__ = [
+    "ERROR_METRICS",
     "PRECISION_BINS",
     "UNCERTAINTY_BINS",
     "CalibrationResult",
+    "Comparison",
     "DetectionResult",
+    "ErrorResult",
     "Estimate",
+    "HypothesisSet",
     "Likelihood",
     "LogBins",
     "OodAssessment",
@@ -65,8 +79,12 @@ __all__ = [
     "auroc",
     "average_ranks",
     "calibration",
+    "compare",
+    "compare_detection",
+    "compare_errors",
     "corpus_quality",
     "detect",
+    "detect_errors",
     "fpr_at_95_tpr",
     "histogram_quantiles",
     "hypotheses_calibration",
@@ -75,9 +93,11 @@ __all__ = [
     "likelihood",
     "log_histogram",
     "read_best",
+    "read_set",
     "reject",
     "roc_curve",
     "sentence_quality",
+    "sentence_signature",
     "spearman",
     "spearman_from_joint_histogram",
     "uncertainty_of",

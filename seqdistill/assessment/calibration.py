@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from seqdistill.assessment.bootstrap import IntArray
 from seqdistill.assessment.checks import FloatArray, finite_vector, same_length
 from seqdistill.assessment.correlation import average_ranks
-from seqdistill.assessment.detection import IntArray
 from seqdistill.errors import InputError
 from seqdistill.hypotheses import Hypothesis
 

@@ -11,31 +11,23 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+# Estimate stays importable from here.
+from seqdistill.assessment.bootstrap import CHUNK as _CHUNK
+from seqdistill.assessment.bootstrap import (
+    Comparison,
+    IntArray,
+    check_bootstrap,
+    compare,
+    estimate,
+    resample_counts,
+)
+from seqdistill.assessment.bootstrap import Estimate as Estimate
 from seqdistill.assessment.checks import FloatArray, finite_vector
+from seqdistill.assessment.signatures import bootstrap_fields, measure_fields, sign
 from seqdistill.errors import InputError
 
-IntArray = npt.NDArray[np.int64]
-
-LEVEL = 0.95  # of the intervals
 TPR_PERCENT = 95  # of "FPR at 95 % TPR"; an integer, so that the threshold is exact
-_CHUNK = 1 << 16  # counts handled at once while bootstrapping: half a MiB, which a cache holds
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A number and its interval.
-
-    Attributes:
-        value: computed from all sentences.
-        low: lower end of the 95 % bootstrap interval, None without a bootstrap.
-        high: upper end, likewise.
-    """
-
-    value: float
-    low: float | None = None
-    high: float | None = None
 
 
 @dataclass(frozen=True)
@@ -68,11 +60,22 @@ class DetectionResult:
     @property
     def signature(self) -> str:
         """What has to be known to get the same numbers again, on one line."""
-        bootstrap = f"bs:{self.resamples}|rs:{self.seed}|ci:95" if self.resamples else "bs:no"
-        return (
-            f"measure:{self.measure or 'scores'}|positive:out|ties:half|"
-            f"in:{self.n_in}|out:{self.n_out}|{bootstrap}"
-        )
+        return sign(self._fields("+".join(_METRICS)))
+
+    def signatures(self) -> dict[str, str]:
+        """Return the signature of each number by its name."""
+        return {metric: sign(self._fields(metric)) for metric in _METRICS}
+
+    def _fields(self, metric: str) -> dict[str, object]:
+        return {
+            **measure_fields(self.measure),
+            "metric": metric,
+            **({"positive": _POSITIVE[metric]} if metric in _POSITIVE else {}),
+            "ties": "half",
+            "in": self.n_in,
+            "out": self.n_out,
+            **bootstrap_fields(self.resamples, self.seed),
+        }
 
 
 @dataclass(frozen=True)
@@ -189,23 +192,61 @@ def detect(
     """
     check_bootstrap(resamples, seed)
     x, y = _scores(in_scores, out_scores)
-    point = _point_counts(x, y)
-    replicates: dict[str, list[FloatArray]] = {name: [] for name in _METRICS}
-    for counts in _bootstrap_counts(x, y, resamples, seed):
-        for name, metric in _METRICS.items():
-            replicates[name].append(metric(counts))
-    estimates = {
-        name: _estimate(float(metric(point)[0]), replicates[name])
-        for name, metric in _METRICS.items()
-    }
+    values, replicates = _values(x, y), _replicates(x, y, resamples, seed)
     return DetectionResult(
-        **estimates,
+        **{name: estimate(values[name], replicates[name]) for name in _METRICS},
         n_in=len(x),
         n_out=len(y),
         measure=measure,
         resamples=resamples,
         seed=seed,
     )
+
+
+def compare_detection(
+    first_in: Any,
+    first_out: Any,
+    second_in: Any,
+    second_out: Any,
+    *,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> dict[str, Comparison]:
+    """Compare the scores of two systems, or two measures, on the same sentences.
+
+    Args:
+        first_in: the first's uncertainty of the in-domain sentences, shape (n_in,).
+        first_out: the first's of the out-of-domain sentences, shape (n_out,).
+        second_in: the second's of the same in-domain sentences, in the same order.
+        second_out: the second's of the same out-of-domain sentences.
+        resamples: paired-bootstrap resamples; 0 leaves interval and p-value None.
+        seed: of the bootstrap.
+
+    Returns:
+        By metric: first − second with its interval and p-value.
+
+    Raises:
+        InputError: the two differ in sentences, a set is empty or holds NaN or infinity.
+
+    Example:
+        >>> compare_detection([1, 2], [3, 4], [1, 4], [3, 2])["auroc"].difference.value
+        0.5
+    """
+    check_bootstrap(resamples, seed)
+    pairs = [_scores(first_in, first_out), _scores(second_in, second_out)]
+    for which, one, other in zip(("in-domain", "out-of-domain"), *pairs, strict=True):
+        if len(one) != len(other):
+            raise InputError(
+                f"expected the same {which} sentences of both, got {len(one)} and {len(other)}"
+            )
+    values = [_values(*pair) for pair in pairs]
+    replicates = [_replicates(*pair, resamples, seed) for pair in pairs]
+    return {
+        name: compare(
+            values[0][name], values[1][name], replicates[0][name], replicates[1][name], seed=seed
+        )
+        for name in _METRICS
+    }
 
 
 @dataclass(frozen=True)
@@ -283,6 +324,22 @@ _METRICS: dict[str, Callable[[_Counts], FloatArray]] = {
     "aupr_in": _aupr_in,
     "fpr_at_95_tpr": _fpr_at_95_tpr,
 }
+_POSITIVE = {"auroc": "out", "aupr_out": "out", "aupr_in": "in", "fpr_at_95_tpr": "out"}
+
+
+def _values(x: FloatArray, y: FloatArray) -> dict[str, float]:
+    """Every metric from all sentences."""
+    point = _point_counts(x, y)
+    return {name: float(metric(point)[0]) for name, metric in _METRICS.items()}
+
+
+def _replicates(x: FloatArray, y: FloatArray, resamples: int, seed: int) -> dict[str, FloatArray]:
+    """Every metric from the resamples, (R,)."""
+    chunks: dict[str, list[FloatArray]] = {name: [np.empty(0)] for name in _METRICS}
+    for counts in _bootstrap_counts(x, y, resamples, seed):
+        for name, metric in _METRICS.items():
+            chunks[name].append(metric(counts))
+    return {name: np.concatenate(parts) for name, parts in chunks.items()}
 
 
 def _scores(in_scores: Any, out_scores: Any) -> tuple[FloatArray, FloatArray]:
@@ -318,42 +375,3 @@ def _bootstrap_counts(x: FloatArray, y: FloatArray, resamples: int, seed: int) -
             resample_counts(in_stream, in_index, count, len(distinct)),
             resample_counts(out_stream, out_index, count, len(distinct)),
         )
-
-
-def check_bootstrap(resamples: int, seed: int) -> None:
-    """Refuse a negative number of resamples and a negative seed.
-
-    Raises:
-        InputError: one of them is negative.
-    """
-    if resamples < 0 or seed < 0:
-        raise InputError(
-            f"resamples and seed must be 0 or more, got {resamples} resamples and seed {seed}"
-        )
-
-
-def resample_counts(
-    stream: np.random.Generator, index: IntArray, resamples: int, width: int
-) -> IntArray:
-    """Draw n of n sentences with replacement and count their groups.
-
-    Args:
-        stream: where the randomness comes from.
-        index: group of each sentence, shape (n,), in [0, width).
-        resamples: number of rows.
-        width: number of groups.
-
-    Returns:
-        Counts, shape (resamples, width); every row sums to n.
-    """
-    drawn = index[stream.integers(0, len(index), size=(resamples, len(index)))]
-    drawn += np.arange(resamples)[:, None] * width  # a row of groups of its own for each resample
-    return np.bincount(drawn.ravel(), minlength=resamples * width).reshape(resamples, width)
-
-
-def _estimate(value: float, chunks: list[FloatArray]) -> Estimate:
-    if not chunks:
-        return Estimate(value)
-    tail = (1.0 - LEVEL) / 2.0
-    low, high = np.quantile(np.concatenate(chunks), [tail, 1.0 - tail])
-    return Estimate(value, float(low), float(high))

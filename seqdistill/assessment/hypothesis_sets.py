@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,12 @@ import numpy as np
 
 from seqdistill.assessment.checks import FloatArray
 from seqdistill.assessment.detection import DetectionResult, detect
-from seqdistill.assessment.quality import METRICS, QualityResult, corpus_quality, sentence_quality
+from seqdistill.assessment.quality import (
+    SENTENCE_METRICS,
+    QualityResult,
+    corpus_quality,
+    sentence_quality,
+)
 from seqdistill.assessment.rejection import RejectionResult, reject
 from seqdistill.errors import InputError
 from seqdistill.hypotheses import Hypothesis, ModelInfo, read_hypotheses
@@ -52,6 +56,7 @@ class OodAssessment:
                     "set": name,
                     **asdict(self.results[measure][name]),
                     "signature": self.results[measure][name].signature,
+                    "signatures": self.results[measure][name].signatures(),
                 }
                 for measure in self.measures
                 for name in self.sets
@@ -59,28 +64,117 @@ class OodAssessment:
         }
 
 
+@dataclass(frozen=True)
+class HypothesisSet:
+    """The best hypotheses of one file, and where they stand in it.
+
+    Attributes:
+        path: of the file.
+        hypotheses: one a sentence, ordered by sentence.
+        lines: line of each in the file, from 1.
+    """
+
+    path: str
+    hypotheses: list[Hypothesis]
+    lines: list[int]
+
+    def where(self, index: int) -> str:
+        """Return the file and line of a hypothesis, for messages."""
+        return f"{self.path}:{self.lines[index]}"
+
+    @property
+    def model(self) -> ModelInfo:
+        """What produced the hypotheses."""
+        return self.hypotheses[0].model
+
+    def references(self) -> list[str]:
+        """Return the reference of every sentence.
+
+        Raises:
+            InputError: one has none; its line is named.
+        """
+        references = []
+        for index, hypothesis in enumerate(self.hypotheses):
+            if hypothesis.reference is None:
+                raise InputError(
+                    f"{self.where(index)}: sentence {hypothesis.id} has no reference; "
+                    "translate with --reference, or give a file of references with one line "
+                    "a sentence"
+                )
+            references.append(hypothesis.reference)
+        return references
+
+    def require_same_sentences(self, other: "HypothesisSet") -> None:
+        """Refuse another set that is not of the same sentences.
+
+        Raises:
+            InputError: a sentence is missing on one side, or sources differ; lines are named.
+        """
+        mine = {hypothesis.id: index for index, hypothesis in enumerate(self.hypotheses)}
+        theirs = {hypothesis.id: index for index, hypothesis in enumerate(other.hypotheses)}
+        for here, there, ours in ((self, other, mine), (other, self, theirs)):
+            against = theirs if ours is mine else mine
+            lacking = next((number for number in ours if number not in against), None)
+            if lacking is not None:
+                raise InputError(
+                    f"{here.where(ours[lacking])}: sentence {lacking} is not in {there.path}; "
+                    "two systems are compared on the same sentences"
+                )
+        for index, (one, two) in enumerate(zip(self.hypotheses, other.hypotheses, strict=True)):
+            if one.source is not None and two.source is not None and one.source != two.source:
+                raise InputError(
+                    f"{self.where(index)}: the source of sentence {one.id} is not that of "
+                    f"{other.where(index)}; two systems are compared on the same sentences"
+                )
+
+
+def read_set(path: str | Path) -> HypothesisSet:
+    """Read the best hypothesis (rank 0) of every sentence, and its line.
+
+    Raises:
+        InputError: the file is unusable, has no hypothesis of rank 0, has two of one sentence,
+            holds the output of different models, or its lines have different measures (file and
+            line are named).
+    """
+    # Every line holds one object, so counting what is read counts lines.
+    numbered = [
+        (line, hypothesis)
+        for line, hypothesis in enumerate(read_hypotheses(path), start=1)
+        if hypothesis.rank == 0
+    ]
+    if not numbered:
+        raise InputError(f"{path}: no hypothesis of rank 0; expected one a sentence")
+    first_line, first = numbered[0]
+    seen: dict[int, int] = {}
+    for line, hypothesis in numbered:
+        where = f"{path}:{line}"
+        if hypothesis.id in seen:
+            raise InputError(
+                f"{where}: sentence {hypothesis.id} has two hypotheses of rank 0 (the other is on "
+                f"line {seen[hypothesis.id]}); give the output of one run over one set"
+            )
+        seen[hypothesis.id] = line
+        try:
+            common_model((first, hypothesis))
+        except InputError as error:
+            raise InputError(f"{where}: {error}") from error
+        if hypothesis.uncertainty.keys() != first.uncertainty.keys():
+            differing = hypothesis.uncertainty.keys() ^ first.uncertainty.keys()
+            raise InputError(
+                f"{where}: this line and line {first_line} differ in the measures "
+                f"{', '.join(order_measures(differing))}; give the output of one run"
+            )
+    numbered.sort(key=lambda pair: pair[1].id)
+    return HypothesisSet(str(path), [h for _, h in numbered], [line for line, _ in numbered])
+
+
 def read_best(path: str | Path) -> list[Hypothesis]:
     """Read the best hypothesis (rank 0) of every sentence, ordered by sentence.
 
     Raises:
-        InputError: the file is unusable, has no hypothesis of rank 0, has two of one sentence, or
-            holds the output of different models.
+        InputError: as :func:`read_set`.
     """
-    best = [hypothesis for hypothesis in read_hypotheses(path) if hypothesis.rank == 0]
-    if not best:
-        raise InputError(f"{path}: no hypothesis of rank 0; expected one a sentence")
-    best.sort(key=lambda hypothesis: hypothesis.id)
-    for one, other in pairwise(best):
-        if one.id == other.id:
-            raise InputError(
-                f"{path}: sentence {one.id} has two hypotheses of rank 0; "
-                "give the output of one run over one set"
-            )
-    try:
-        common_model(best)
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from error
-    return best
+    return read_set(path).hypotheses
 
 
 def common_model(hypotheses: Iterable[Hypothesis]) -> ModelInfo:
@@ -249,7 +343,7 @@ def assess_rejection(
             quality,
             uncertainty_of(hypotheses, measure),
             measure=measure,
-            quality_name=f"sentence {METRICS[metric]}",
+            quality_name=f"sentence {SENTENCE_METRICS[metric]}",
             resamples=resamples,
             seed=seed,
         )

@@ -1,4 +1,4 @@
-"""Text quality through sacreBLEU, each number with its signature."""
+"""Text quality, each number with its signature: BLEU, chrF and TER through sacreBLEU, and WER."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,10 +7,13 @@ from typing import Any
 import numpy as np
 
 from seqdistill.assessment.checks import FloatArray
+from seqdistill.assessment.signatures import sign
 from seqdistill.errors import InputError
 
-#: Metric → how it is written.
+#: Metric of corpora → how it is written.
 METRICS = {"bleu": "BLEU", "chrf": "chrF"}
+#: Metric of sentences → how its quality is written: an error rate counts from 100 down.
+SENTENCE_METRICS = {**METRICS, "ter": "100 − TER", "wer": "100 − WER"}
 
 
 @dataclass(frozen=True)
@@ -78,25 +81,77 @@ def sentence_quality(
     Args:
         hypotheses: n texts.
         references: n texts, in the same order.
-        metric: ``bleu`` (exponentially smoothed, effective order) or ``chrf``.
-        tokenize: as in :func:`corpus_quality`.
+        metric: ``bleu`` (exponentially smoothed, effective order), ``chrf``, ``ter`` or ``wer``.
+        tokenize: as in :func:`corpus_quality`; BLEU only.
 
     Returns:
-        Scores from 0 to 100, shape (n,), higher = better.
+        Shape (n,), higher = better, at most 100. BLEU and chrF start at 0; of an error rate it is
+        100 − rate, below 0 where a text needs more edits than its reference has words.
 
     Raises:
-        InputError: nothing came, the lengths differ, or the metric is unknown.
+        InputError: nothing came, the lengths differ, the metric is unknown, or a reference is
+            empty, which leaves an error rate undefined.
+
+    Example:
+        >>> sentence_quality(["guten Tag Tom"], ["guten Morgen Tom"], metric="wer").round(1)
+        array([66.7])
     """
     _check(hypotheses, references)
+    if metric in ("ter", "wer"):
+        _check_not_empty(references, metric)
+    pairs = zip(hypotheses, references, strict=True)
+    if metric == "wer":
+        return np.array([100.0 - 100.0 * _word_errors(h, r) for h, r in pairs], dtype=np.float64)
     scorer = _metric(metric, tokenize, sentence=True)
-    return np.array(
-        [
-            # Rounding may lift a perfect score above the best there is.
-            min(scorer.sentence_score(hypothesis, [reference]).score, 100.0)
-            for hypothesis, reference in zip(hypotheses, references, strict=True)
-        ],
-        dtype=np.float64,
-    )
+    scores = np.array([scorer.sentence_score(h, [r]).score for h, r in pairs], dtype=np.float64)
+    # Rounding may lift a perfect score above the best there is.
+    return 100.0 - scores if metric == "ter" else np.minimum(scores, 100.0)
+
+
+def sentence_signature(metric: str, *, tokenize: str | None = None) -> str:
+    """Return the signature of :func:`sentence_quality`: sacreBLEU's, or of the word error rate.
+
+    Raises:
+        InputError: the metric is unknown.
+    """
+    if metric == "wer":
+        return sign({"nrefs": 1, "case": "mixed", "tok": "none", "unit": "words"})
+    scorer = _metric(metric, tokenize, sentence=True)
+    scorer.sentence_score("a", ["a"])  # sacreBLEU signs what was scored: here, one reference
+    return str(scorer.get_signature())
+
+
+def word_edits(hypothesis: Sequence[str], reference: Sequence[str]) -> int:
+    """Return the fewest insertions, deletions and substitutions that make one the other.
+
+    Source: V. I. Levenshtein, 1966; Wagner and Fischer, 1974.
+
+    Example:
+        >>> word_edits("a b c".split(), "a x b".split())
+        2
+    """
+    above = list(range(len(reference) + 1))
+    for row, word in enumerate(hypothesis, start=1):
+        left, current = row, [row]
+        for column, expected in enumerate(reference, start=1):
+            left = min(left + 1, above[column] + 1, above[column - 1] + (word != expected))
+            current.append(left)
+        above = current
+    return above[-1]
+
+
+def _word_errors(hypothesis: str, reference: str) -> float:
+    words = reference.split()
+    return word_edits(hypothesis.split(), words) / len(words)
+
+
+def _check_not_empty(references: Sequence[str], metric: str) -> None:
+    empty = [number for number, text in enumerate(references) if not text.split()]
+    if empty:
+        raise InputError(
+            f"{len(empty)} references are empty (the first is number {empty[0]}, from 0): "
+            f"{metric.upper()} divides by their length; leave those sentences out"
+        )
 
 
 def _check(hypotheses: Sequence[str], references: Sequence[str]) -> None:
@@ -110,13 +165,13 @@ def _check(hypotheses: Sequence[str], references: Sequence[str]) -> None:
 
 
 def _metric(name: str, tokenize: str | None, *, sentence: bool) -> Any:
-    if name not in METRICS:
-        raise InputError(f"unknown metric {name!r}; there are {', '.join(METRICS)}")
+    if name not in SENTENCE_METRICS:
+        raise InputError(f"unknown metric {name!r}; there are {', '.join(SENTENCE_METRICS)}")
     try:
-        from sacrebleu.metrics import BLEU, CHRF
+        from sacrebleu.metrics import BLEU, CHRF, TER
     except ImportError as error:
         raise InputError('text quality needs sacreBLEU: pip install "sacrebleu>=2.4"') from error
-    if name == "chrf":
-        return CHRF()
+    if name in ("chrf", "ter"):
+        return CHRF() if name == "chrf" else TER()
     # A short sentence has no 4-grams; without the effective order its BLEU would be 0.
     return BLEU(tokenize=tokenize, effective_order=sentence)

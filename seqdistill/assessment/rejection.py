@@ -13,18 +13,18 @@ from typing import Any
 
 import numpy as np
 
-from seqdistill.assessment.checks import FloatArray, finite_vector, same_length
-from seqdistill.assessment.correlation import average_ranks
-from seqdistill.assessment.detection import (
-    LEVEL,
+from seqdistill.assessment.bootstrap import CHUNK as _CHUNK
+from seqdistill.assessment.bootstrap import (
     Estimate,
     IntArray,
     check_bootstrap,
-    resample_counts,
+    estimate,
+    tallies,
 )
+from seqdistill.assessment.checks import FloatArray, finite_vector, same_length
+from seqdistill.assessment.correlation import average_ranks
+from seqdistill.assessment.signatures import bootstrap_fields, measure_fields, sign
 from seqdistill.errors import InputError
-
-_CHUNK = 1 << 16  # counts handled at once while bootstrapping: half a MiB, which a cache holds
 
 
 @dataclass(frozen=True)
@@ -63,10 +63,16 @@ class RejectionResult:
     @property
     def signature(self) -> str:
         """What has to be known to get the same numbers again, on one line."""
-        bootstrap = f"bs:{self.resamples}|rs:{self.seed}|ci:95" if self.resamples else "bs:no"
-        return (
-            f"measure:{self.measure or 'scores'}|quality:{self.quality or 'scores'}|"
-            f"best:{self.best:g}|ties:shared|n:{self.n}|{bootstrap}"
+        return sign(
+            {
+                **measure_fields(self.measure),
+                "metric": "prr",
+                "quality": self.quality or "scores",
+                "best": f"{self.best:g}",
+                "ties": "shared",
+                "n": self.n,
+                **bootstrap_fields(self.resamples, self.seed),
+            }
         )
 
 
@@ -154,27 +160,29 @@ def _ratio(q: FloatArray, u: FloatArray, resamples: int, seed: int) -> Estimate 
     if q.min() == q.max():
         return None
     value = -_spread(q, average_ranks(u)) / _spread(q, average_ranks(q))
-    if resamples == 0:
-        return Estimate(float(value))
+    return estimate(float(value), prr_replicates(q, u, resamples, seed))
+
+
+def prr_replicates(q: FloatArray, u: FloatArray, resamples: int, seed: int) -> FloatArray:
+    """PRR of resampled sentences, shape (resamples,); NaN where all drawn qualities are equal.
+
+    Args:
+        q: quality of each sentence, (n,).
+        u: uncertainty of each sentence, (n,).
+        resamples: how many.
+        seed: of the bootstrap.
+    """
     _, u_group = np.unique(u, return_inverse=True)
     _, q_group = np.unique(q, return_inverse=True)
-    stream = np.random.default_rng([seed, 0])
-    identity = np.arange(len(q))
-    rows = max(1, _CHUNK // len(q))
-    replicates = []
-    for start in range(0, resamples, rows):
-        # (R', n): how often each sentence was drawn
-        tally = resample_counts(stream, identity, min(rows, resamples - start), len(q))
+    replicates = [np.empty(0)]
+    for tally in tallies(len(q), resamples, seed, chunk=_CHUNK):
         numerator = _weighted_spread(q, u_group, tally)
         denominator = _weighted_spread(q, q_group, tally)
-        usable = denominator > 0.0  # a resample of one quality only has no ratio
-        replicates.append(-numerator[usable] / denominator[usable])
-    drawn = np.concatenate(replicates)
-    if drawn.size == 0:
-        return Estimate(float(value))
-    tail = (1.0 - LEVEL) / 2.0
-    low, high = np.quantile(drawn, [tail, 1.0 - tail])
-    return Estimate(float(value), float(low), float(high))
+        usable = denominator > 0.0
+        replicates.append(
+            np.divide(-numerator, denominator, out=np.full(len(tally), np.nan), where=usable)
+        )
+    return np.concatenate(replicates)
 
 
 def _spread(q: FloatArray, rank: FloatArray) -> float:

@@ -5,6 +5,7 @@ import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
 from sklearn.metrics import roc_curve as sklearn_roc_curve
 
+import seqdistill
 from seqdistill.assessment import aupr, auroc, detect, detection, fpr_at_95_tpr, roc_curve
 from seqdistill.errors import InputError
 from tests.reference import assessment as reference
@@ -113,7 +114,12 @@ def test_perfect_useless_and_reversed_scores() -> None:
 
 def test_signature_says_how() -> None:
     result = detect([0.0, 1.0], [2.0], measure="epkl", resamples=10, seed=7)
-    assert result.signature == ("measure:epkl|positive:out|ties:half|in:2|out:1|bs:10|rs:7|ci:95")
+    fields = "measure:epkl|est:chain-rule|comb:pe|norm:length|nbest:1"
+    counts = f"ties:half|in:2|out:1|bs:10|rs:7|ci:95|version:{seqdistill.__version__}"
+    metrics = "+".join(METRICS)
+    assert result.signature == f"{fields}|metric:{metrics}|{counts}"
+    assert result.signatures()["aupr_in"] == f"{fields}|metric:aupr_in|positive:in|{counts}"
+    assert list(result.signatures()) == list(METRICS)
     assert "bs:no" in detect([0.0], [1.0], resamples=0).signature
 
 

@@ -89,10 +89,13 @@ def test_read_best_takes_rank_0_in_order(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no hypothesis of rank 0"):
         read_best(path)
     write_hypotheses(path, [IN[0], IN[0]])
-    with pytest.raises(InputError, match=r"x\.jsonl: sentence 0 has two"):
+    with pytest.raises(
+        InputError,
+        match=r"x\.jsonl:2: sentence 0 has two hypotheses of rank 0 \(the other is on line 1\)",
+    ):
         read_best(path)
     write_hypotheses(path, [IN[0], make_hypotheses(2, kind="softmax")[1]])
-    with pytest.raises(InputError, match=r"x\.jsonl: expected the output of one model"):
+    with pytest.raises(InputError, match=r"x\.jsonl:2: expected the output of one model"):
         read_best(path)
 
 

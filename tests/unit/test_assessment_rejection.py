@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+import seqdistill
 from seqdistill.assessment import reject, rejection
 from seqdistill.errors import InputError
 from tests.reference import assessment as reference
@@ -97,5 +98,7 @@ def test_bad_input(quality: list, uncertainty: list, message: str) -> None:
 def test_signature_says_how() -> None:
     result = reject([1.0, 2.0], [2.0, 1.0], measure="epkl", quality_name="sentence chrF", seed=3)
     assert result.signature == (
-        "measure:epkl|quality:sentence chrF|best:100|ties:shared|n:2|bs:1000|rs:3|ci:95"
+        "measure:epkl|est:chain-rule|comb:pe|norm:length|nbest:1|metric:prr|"
+        "quality:sentence chrF|best:100|ties:shared|n:2|bs:1000|rs:3|ci:95|"
+        f"version:{seqdistill.__version__}"
     )
