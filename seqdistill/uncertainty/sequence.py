@@ -11,7 +11,6 @@ emulates an ensemble under PE. These tensors hold one number a token, not a voca
 it is computed in float64.
 """
 
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -20,6 +19,7 @@ from torch import Tensor
 
 from seqdistill.errors import InputError
 from seqdistill.numerics import DirichletTerms, ExpGamma
+from seqdistill.uncertainty.mixtures import LogMixture
 
 
 def mean_over_positions(values: Tensor, token_mask: Tensor | None = None) -> Tensor:
@@ -71,28 +71,6 @@ def mixture_log_probs(member_log_probs: Iterable[Tensor]) -> Tensor:
     return mixture.log_probs()
 
 
-class LogMixture:
-    """ln mean_m p_m of members added one at a time; one tensor of memory whatever M is."""
-
-    def __init__(self) -> None:
-        self.count = 0
-        self._log_sum: Tensor | None = None
-
-    def add(self, log_probs: Tensor) -> None:
-        """Add one member's log-probabilities (...)."""
-        if self._log_sum is None:
-            self._log_sum = log_probs
-        else:
-            self._log_sum = torch.logaddexp(self._log_sum, log_probs)
-        self.count += 1
-
-    def log_probs(self) -> Tensor:
-        """Return (...) ln p̄, a new tensor."""
-        if self._log_sum is None:
-            raise InputError("expected the log-probabilities of at least one member, got none")
-        return self._log_sum - math.log(self.count)
-
-
 def joint_ensemble_measures(
     member_token_log_probs: Tensor, token_mask: Tensor | None = None
 ) -> dict[str, Tensor]:
@@ -138,6 +116,27 @@ def joint_ensemble_measures(
             (log_prob_ep - member_sums.mean(dim=0)) / length
         ).clamp_min(0.0),
     }
+
+
+def member_score_variance(
+    member_token_log_probs: Tensor, token_mask: Tensor | None = None
+) -> Tensor:
+    """Variance over members of their scores (1/L) ln P_m(y) (Fomicheva et al. 2020, D-Var).
+
+    Args:
+        member_token_log_probs: (M, ..., T) ln p_m(y_l | y_<l), nats.
+        token_mask: (..., T) bool, True where a position counts; None counts all.
+
+    Returns:
+        (...) float64, nats², divided by M; higher = more uncertain.
+
+    Example:
+        >>> import torch
+        >>> member_score_variance(torch.tensor([[-1.0, -1.0], [-3.0, -3.0]]))
+        tensor(1., dtype=torch.float64)
+    """
+    scores = mean_over_positions(member_token_log_probs, token_mask)
+    return scores.var(dim=0, correction=0)
 
 
 @dataclass(frozen=True)
@@ -252,20 +251,31 @@ def average_over_n_best(
     return (weights * values.double()).sum(dim=-1)
 
 
-def _sum_and_length(values: Tensor, token_mask: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Return (...) sums over counted positions and (...) how many those are, both float64."""
-    values = values.double()
+def sequence_lengths(values: Tensor, token_mask: Tensor | None = None) -> Tensor:
+    """Return how many positions of (..., T) count, float64, to broadcast against (...).
+
+    Raises:
+        InputError: a sequence has no counted position.
+    """
     if token_mask is None:
         length = torch.tensor(values.shape[-1], dtype=torch.float64, device=values.device)
     else:
-        # Masked before the sum: padding may hold NaN, and NaN times 0 would stay NaN.
-        values = values.masked_fill(~token_mask, 0.0)
         length = token_mask.sum(dim=-1, dtype=torch.float64)
     if bool((length == 0).any()):
         raise InputError(
             "expected at least one counted position in every sequence, got a sequence without; "
             "count the end-of-sentence token"
         )
+    return length
+
+
+def _sum_and_length(values: Tensor, token_mask: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Return (...) sums over counted positions and (...) how many those are, both float64."""
+    length = sequence_lengths(values, token_mask)
+    values = values.double()
+    if token_mask is not None:
+        # Masked before the sum: padding may hold NaN, and NaN times 0 would stay NaN.
+        values = values.masked_fill(~token_mask, 0.0)
     return values.sum(dim=-1), length
 
 
