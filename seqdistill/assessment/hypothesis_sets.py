@@ -1,7 +1,7 @@
 """From hypotheses to results: out-of-domain tables, rejection and quality of whole files."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +103,34 @@ class HypothesisSet:
                 )
             references.append(hypothesis.reference)
         return references
+
+    def with_references(self, path: str | Path) -> "HypothesisSet":
+        """Return the set with references from a text file: line i + 1 is that of sentence i.
+
+        Raises:
+            InputError: the file is missing, not UTF-8, or has another number of lines.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise InputError(f"{path}: no such file; expected references, one line a sentence")
+        try:
+            references = path.read_text(encoding="utf-8").splitlines()
+        except UnicodeDecodeError as error:
+            raise InputError(f"{path}: not UTF-8 text ({error.reason})") from error
+        wanted = max(hypothesis.id for hypothesis in self.hypotheses) + 1
+        if not len(references) == wanted == len(self.hypotheses):
+            raise InputError(
+                f"{path} has {len(references)} lines, but {self.path} has "
+                f"{len(self.hypotheses)} sentences, numbered up to {wanted - 1}; expected one line "
+                "a sentence"
+            )
+        return replace(
+            self,
+            hypotheses=[
+                replace(hypothesis, reference=references[hypothesis.id])
+                for hypothesis in self.hypotheses
+            ],
+        )
 
     def require_same_sentences(self, other: "HypothesisSet") -> None:
         """Refuse another set that is not of the same sentences.

@@ -23,6 +23,10 @@ VERBS: dict[str, tuple[str, str]] = {
         "seqdistill.cli.ood",
         "measure how well uncertainty detects out-of-domain sentences",
     ),
+    "errors": (
+        "seqdistill.cli.errors",
+        "measure how well uncertainty finds the mistakes of a system",
+    ),
     "report": (
         "seqdistill.cli.report",
         "write one HTML page on the quality and the uncertainty of systems",

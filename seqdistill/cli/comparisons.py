@@ -1,0 +1,64 @@
+"""What the assessing verbs share: the options of a second system, and how differences are shown."""
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from seqdistill.assessment.bootstrap import Comparison
+from seqdistill.cli.common import add_bootstrap_options, add_output_options
+from seqdistill.files import atomic_write
+from seqdistill.report.tables import format_estimate
+
+
+def add_result_options(parser: argparse.ArgumentParser) -> None:
+    """Add the bootstrap's options, --markdown, --json, --output and --overwrite."""
+    add_bootstrap_options(parser)
+    parser.add_argument("--markdown", action="store_true", help="print tables as Markdown")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
+    add_output_options(parser, what="write all results as JSON")
+
+
+def comparison_record(comparison: Comparison | None) -> dict[str, Any] | None:
+    """Return what a JSON file holds of a comparison; None where there is none."""
+    if comparison is None:
+        return None
+    return {**asdict(comparison), "signature": comparison.signature}
+
+
+def format_comparison(
+    comparison: Comparison | None, *, scale: float = 100.0, digits: int = 1
+) -> str:
+    """Return ``+1.2 [0.3, 2.1] p=0.012``; a dash where there is no comparison."""
+    if comparison is None:
+        return "–"
+    text = format_estimate(comparison.difference, scale=scale, digits=digits)
+    if comparison.difference.value > 0.0:
+        text = "+" + text
+    if comparison.p_value is None:
+        return text
+    # What 1,000 resamples can show at most is p < 0.001.
+    least = 1.0 / (comparison.resamples + 1)
+    if comparison.p_value <= least:
+        return f"{text} p≤{least:.2g}"
+    return f"{text} p={comparison.p_value:.2g}"
+
+
+def write_json(record: Mapping[str, Any], args: argparse.Namespace) -> bool:
+    """Write --output and, with --json, print; returns whether tables are still to be printed."""
+    text = json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False)
+    if args.output is not None:
+        with atomic_write(args.output, overwrite=args.overwrite) as handle:
+            handle.write(text + "\n")
+    if args.json:
+        print(text)
+    return not args.json
+
+
+def print_signatures(signatures: list[str]) -> None:
+    """Print signatures to stderr, each once; the measure stands beside each number already."""
+    rests = (signature.split("|", 1) for signature in signatures)
+    lines = [rest if head.startswith("measure:") else f"{head}|{rest}" for head, rest in rests]
+    print("\n" + "\n".join(dict.fromkeys(lines)), file=sys.stderr)
