@@ -166,13 +166,13 @@ def new_figure(columns: int, rows: int = 1, size: tuple[float, float] = (5.0, 3.
     Raises:
         InputError: matplotlib is missing.
     """
+    # Importing fairseq makes every library's debugging messages heard.
+    logging.getLogger("matplotlib").setLevel(logging.WARNING)
     try:
         import matplotlib
         from matplotlib.figure import Figure
     except ImportError as error:
         raise InputError('plots need matplotlib: pip install "seqdistill[report]"') from error
-    # Importing fairseq makes every library's debugging messages heard.
-    logging.getLogger("matplotlib").setLevel(logging.WARNING)
     # The same numbers give the same file.
     matplotlib.rcParams.update({"svg.hashsalt": "seqdistill", "svg.fonttype": "none"})
     figure = Figure(figsize=(size[0] * columns, size[1] * rows), layout="constrained")

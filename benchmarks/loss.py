@@ -104,7 +104,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     extent = parser.add_mutually_exclusive_group()
     extent.add_argument("--quick", action="store_true", help="V = 5,000, seconds: does it work")
     extent.add_argument("--full", action="store_true", help="the whole grid, an hour")
-    parser.add_argument("--rounds", type=int, help="of every cell (5; 2 with --quick, 3 with --full)")
+    parser.add_argument("--rounds", type=int, help="of every cell (5; --quick 2, --full 3)")
     parser.add_argument("--backends", nargs="+", metavar="NAME", help="of ours (all usable ones)")
     parser.add_argument("--no-memory", action="store_true", help="times only")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="(%(default)s)")
