@@ -1,12 +1,14 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from seqdistill.assessment import auroc, read_best, uncertainty_of
 from seqdistill.cli.main import main
+from seqdistill.hypotheses import write_hypotheses
 
 
 def options(folder: Path, *more: str) -> list[str]:
@@ -74,6 +76,52 @@ def test_refuses_to_overwrite(
     assert output.read_text() == "mine"
     assert main([*arguments, "--overwrite"]) == 0
     assert output.read_text() != "mine"
+
+
+def test_two_measures_and_two_systems(
+    systems: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = systems / "student"
+    more = ["--versus-measure", "epkl", "--measures", "epkl,data_uncertainty"]
+    assert main(options(folder, *more)) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[5].split() == ["difference", "news", "shuffled"]
+    assert lines[7].count("0.0 [0.0, 0.0] p=1") == 2
+    for name in ("in_domain", "news", "permuted"):  # another system: every score halved or so
+        rows = read_best(folder / f"{name}.jsonl")
+        write_hypotheses(
+            tmp_path / f"{name}.jsonl",
+            [
+                replace(h, uncertainty={"epkl": h.uncertainty["epkl"] ** 0.5 + h.id % 3})
+                for h in rows
+            ],
+        )
+    versus = [
+        *("--versus-in-domain", str(tmp_path / "in_domain.jsonl")),
+        *("--versus-out-of-domain", f"shuffled={tmp_path / 'permuted.jsonl'}"),
+        *("--versus-out-of-domain", str(tmp_path / "news.jsonl")),
+    ]
+    assert main(options(folder, *versus, "--json")) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert {c["measure"] for c in record["comparisons"]} == {"epkl"}
+    for comparison in record["comparisons"]:
+        path = "news.jsonl" if comparison["set"] == "news" else "permuted.jsonl"
+        values = [
+            auroc(*(uncertainty_of(read_best(f / n), "epkl") for n in ("in_domain.jsonl", path)))
+            for f in (folder, tmp_path)
+        ]
+        found = comparison["numbers"]["auroc"]
+        assert [found["first"], found["second"]] == values
+        assert found["difference"]["value"] == pytest.approx(values[0] - values[1])
+        assert 0.0 < found["p_value"] <= 1.0
+        assert "test:paired-bootstrap|sides:2|bs:20" in found["signature"]
+    assert main(options(folder, *versus[:4])) == 2
+    assert "expected the sets news, shuffled, got shuffled" in capsys.readouterr().err
+    assert main(options(folder, *versus[:2])) == 2
+    assert "go together" in capsys.readouterr().err
+    write_hypotheses(tmp_path / "news.jsonl", read_best(folder / "news.jsonl")[1:])
+    assert main(options(folder, *versus)) == 1
+    assert "news.jsonl:1: sentence 0 is not in" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
