@@ -33,7 +33,6 @@ from seqdistill.assessment.detection import (
 from seqdistill.assessment.error_detection import (
     ERROR_METRICS,
     ErrorResult,
-    compare_errors,
     detect_errors,
 )
 from seqdistill.assessment.hypothesis_sets import (
@@ -46,6 +45,7 @@ from seqdistill.assessment.hypothesis_sets import (
     read_set,
     uncertainty_of,
 )
+from seqdistill.assessment.numbers import Numbers, compare_numbers
 from seqdistill.assessment.quality import (
     QualityResult,
     QualityScore,
@@ -67,6 +67,7 @@ __all__ = [
     "HypothesisSet",
     "Likelihood",
     "LogBins",
+    "Numbers",
     "OodAssessment",
     "QualityResult",
     "QualityScore",
@@ -81,7 +82,7 @@ __all__ = [
     "calibration",
     "compare",
     "compare_detection",
-    "compare_errors",
+    "compare_numbers",
     "corpus_quality",
     "detect",
     "detect_errors",

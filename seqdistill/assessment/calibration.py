@@ -14,6 +14,7 @@ import numpy as np
 from seqdistill.assessment.bootstrap import IntArray
 from seqdistill.assessment.checks import FloatArray, finite_vector, same_length
 from seqdistill.assessment.correlation import average_ranks
+from seqdistill.assessment.signatures import sign
 from seqdistill.errors import InputError
 from seqdistill.hypotheses import Hypothesis
 
@@ -44,7 +45,8 @@ class Likelihood:
     @property
     def signature(self) -> str:
         """What has to be known to get the same numbers again, on one line."""
-        return f"unit:nats|mean:tokens|eos:yes|n:{self.n_tokens}|sents:{self.n_sentences}"
+        counts = {"n": self.n_tokens, "sents": self.n_sentences}
+        return sign({"metric": "nll", "unit": "nats", "mean": "tokens", "eos": "yes", **counts})
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,8 @@ class CalibrationResult:
     @property
     def signature(self) -> str:
         """What has to be known to get the same numbers again, on one line."""
-        return f"norm:1|binning:{self.binning}|bins:{self.bins}|n:{self.n}"
+        fields = {"binning": self.binning, "bins": self.bins, "n": self.n}
+        return sign({"metric": "ece", "confidence": "max", "norm": 1, **fields})
 
 
 def likelihood(token_log_probs: Sequence[Sequence[float]]) -> Likelihood:
@@ -127,10 +130,6 @@ def calibration(
         >>> round(calibration([0.9, 0.9, 0.6, 0.6], [True, True, False, True], bins=2).ece, 9)
         0.1
     """
-    if binning not in BINNINGS:
-        raise InputError(f"unknown binning {binning!r}; there are {', '.join(BINNINGS)}")
-    if bins < 1:
-        raise InputError(f"expected at least one bin, got {bins}")
     c, right = finite_vector("confidence", confidence), finite_vector("correct", correct)
     n = same_length(confidence=c, correct=right)
     if not np.isin(right, (0.0, 1.0)).all():
@@ -139,8 +138,7 @@ def calibration(
     if c.min() < 0.0 or c.max() > 1.0 + 1e-4:
         raise InputError(f"confidences must lie in [0, 1], got {c.min():g} … {c.max():g}")
     c = np.minimum(c, 1.0)
-    position = c if binning == "equal_width" else (average_ranks(c) - 0.5) / n
-    index = np.minimum((position * bins).astype(np.int64), bins - 1)  # 1.0 is in the last bin
+    index = bin_index(c, binning, bins)
     count = np.bincount(index, minlength=bins)
     kept = count > 0
     count = count[kept]
@@ -148,6 +146,26 @@ def calibration(
     accuracy = np.bincount(index, weights=right, minlength=bins)[kept] / count
     ece = float(np.dot(count, np.abs(accuracy - mean_confidence)) / n)
     return CalibrationResult(ece, mean_confidence, accuracy, count, binning, bins, n)
+
+
+def bin_index(confidence: FloatArray, binning: str, bins: int) -> IntArray:
+    """Return the bin of each confidence, from 0, shape (n,).
+
+    Args:
+        confidence: in [0, 1], shape (n,).
+        binning: as in :func:`calibration`.
+        bins: number of bins.
+
+    Raises:
+        InputError: the binning is unknown or there is no bin.
+    """
+    if binning not in BINNINGS:
+        raise InputError(f"unknown binning {binning!r}; there are {', '.join(BINNINGS)}")
+    if bins < 1:
+        raise InputError(f"expected at least one bin, got {bins}")
+    by_mass = binning == "equal_mass"
+    position = (average_ranks(confidence) - 0.5) / len(confidence) if by_mass else confidence
+    return np.minimum((position * bins).astype(np.int64), bins - 1)  # 1.0 is in the last bin
 
 
 def hypotheses_likelihood(hypotheses: Sequence[Hypothesis]) -> Likelihood:

@@ -11,11 +11,9 @@ from typing import Any
 import numpy as np
 
 from seqdistill.assessment.bootstrap import (
-    Comparison,
     Estimate,
     IntArray,
     check_bootstrap,
-    compare,
     estimate,
     tallies,
 )
@@ -157,7 +155,8 @@ def detect_errors(
         counts: of :func:`seqdistill.assessment.selective.bleu_counts`, for selective BLEU.
         quality_signature: of the quality, for the signature.
         resamples: bootstrap resamples of the intervals; 0 for none.
-        seed: of the bootstrap; results of one seed and number of sentences are paired.
+        seed: of the bootstrap. Results of one seed on the same sentences are paired:
+            :func:`seqdistill.assessment.numbers.compare_numbers` compares them.
 
     Raises:
         InputError: lengths differ, a vector is empty or holds NaN or infinity, a quality exceeds
@@ -220,32 +219,6 @@ def detect_errors(
             seed=seed,
         )
     return results
-
-
-def compare_errors(first: ErrorResult, second: ErrorResult) -> dict[str, Comparison | None]:
-    """Compare two results on the same sentences by the paired bootstrap.
-
-    Returns:
-        By name of the number: first − second; None where one of them does not exist.
-
-    Raises:
-        InputError: they differ in sentences, resamples or seed.
-    """
-    for name in ("n", "resamples", "seed"):
-        one, other = getattr(first, name), getattr(second, name)
-        if one != other:
-            raise InputError(f"a paired bootstrap needs one {name} of both, got {one} and {other}")
-    comparisons: dict[str, Comparison | None] = {}
-    for name in (name for name in first.numbers if name in second.numbers):
-        one, other = first.numbers[name], second.numbers[name]
-        if one is None or other is None:
-            comparisons[name] = None
-            continue
-        comparisons[name] = compare(
-            one.value, other.value, first.replicates[name], second.replicates[name],
-            seed=first.seed,
-        )  # fmt: skip
-    return comparisons
 
 
 @dataclass(frozen=True)

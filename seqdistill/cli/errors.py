@@ -14,7 +14,6 @@ from seqdistill.assessment.error_detection import (
     COVERAGES,
     ERROR_METRICS,
     ErrorResult,
-    compare_errors,
     detect_errors,
 )
 from seqdistill.assessment.hypothesis_sets import (
@@ -24,6 +23,7 @@ from seqdistill.assessment.hypothesis_sets import (
     read_set,
     uncertainty_of,
 )
+from seqdistill.assessment.numbers import compare_numbers
 from seqdistill.assessment.quality import SENTENCE_METRICS, sentence_quality, sentence_signature
 from seqdistill.assessment.rejection import RejectionResult, reject
 from seqdistill.assessment.selective import bleu_counts
@@ -141,7 +141,7 @@ def run(args: argparse.Namespace) -> int:
     elif against:
         others, _ = _assess(second, list(dict.fromkeys(against.values())), args)
     pairs = {
-        measure: compare_errors(results[measure], others[other])
+        measure: compare_numbers(results[measure], others[other])
         for measure, other in against.items()
     }
     if args.diagram is not None:

@@ -3,6 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+import seqdistill
 from seqdistill.assessment import (
     calibration,
     hypotheses_calibration,
@@ -51,7 +52,9 @@ def test_likelihood_counts_tokens_and_sentences() -> None:
     result = likelihood([[-1.0, -2.0], [-3.0]])
     assert (result.nll, result.sentence_nll, result.n_tokens) == (2.0, 3.0, 3)
     assert result.perplexity == pytest.approx(np.exp(2.0))
-    assert result.signature == "unit:nats|mean:tokens|eos:yes|n:3|sents:2"
+    assert result.signature == (
+        f"metric:nll|unit:nats|mean:tokens|eos:yes|n:3|sents:2|version:{seqdistill.__version__}"
+    )
 
 
 def test_from_forced_hypotheses() -> None:
@@ -60,7 +63,10 @@ def test_from_forced_hypotheses() -> None:
     assert hypotheses_likelihood(forced).nll == pytest.approx(-flat.mean())
     result = hypotheses_calibration(forced)
     assert result.n == len(flat)
-    assert result.signature == f"norm:1|binning:equal_mass|bins:15|n:{len(flat)}"
+    assert result.signature == (
+        f"metric:ece|confidence:max|norm:1|binning:equal_mass|bins:15|n:{len(flat)}|"
+        f"version:{seqdistill.__version__}"
+    )
     bare = [replace(h, token_confidence=None) for h in forced]
     assert hypotheses_calibration(bare) is None
     with pytest.raises(InputError, match="1 of 20 hypotheses lack"):

@@ -3,7 +3,7 @@ import pytest
 import sacrebleu
 
 import seqdistill
-from seqdistill.assessment import compare_errors, detect_errors, reject, sentence_quality
+from seqdistill.assessment import compare_numbers, detect_errors, reject, sentence_quality
 from seqdistill.assessment.quality import sentence_signature, word_edits
 from seqdistill.assessment.retention import Groups, f1_area, f1_at, risk_coverage_area
 from seqdistill.assessment.selective import bleu_counts, bleu_of_sums, kept_count
@@ -115,16 +115,16 @@ def test_paired_comparison() -> None:
     scores = {"good": 10 * noise - quality, "bad": 200 * noise - quality}
     scores["same"] = scores["good"].copy()
     found = detect_errors(quality, scores, resamples=200, seed=1)
-    better = compare_errors(found["good"], found["bad"])
+    better = compare_numbers(found["good"], found["bad"])
     assert better["prr"].difference.low > 0.0
     assert better["prr"].p_value == pytest.approx(1 / 201)
     assert better["r_auc"].difference.high < 0.0
     assert better["quality@1"].difference.value == 0.0
     assert better["quality@1"].p_value == 1.0
-    same = compare_errors(found["good"], found["same"])
+    same = compare_numbers(found["good"], found["same"])
     assert all(comparison.difference.value == 0.0 for comparison in same.values())
     assert all(comparison.p_value == 1.0 for comparison in same.values())
-    mirrored = compare_errors(found["bad"], found["good"])
+    mirrored = compare_numbers(found["bad"], found["good"])
     assert mirrored["prr"].difference.value == -better["prr"].difference.value
     assert mirrored["prr"].p_value == better["prr"].p_value
     assert "test:paired-bootstrap|sides:2|bs:200|rs:1" in better["prr"].signature
@@ -140,7 +140,7 @@ def test_null_differences_are_rarely_significant() -> None:
         found = detect_errors(
             quality, {"one": one, "two": two}, coverages=(), resamples=200, seed=seed
         )
-        below += compare_errors(found["one"], found["two"])["prr"].p_value < 0.05
+        below += compare_numbers(found["one"], found["two"])["prr"].p_value < 0.05
     assert below <= 9  # P(more | rate 5 %) < 0.1 %
 
 
@@ -239,7 +239,7 @@ def test_results_of_other_sentences_are_not_compared() -> None:
     one = detect_errors([10.0, 90.0], {"u": [1.0, 2.0]}, resamples=0)["u"]
     two = detect_errors([10.0, 90.0, 50.0], {"u": [1.0, 2.0, 3.0]}, resamples=0)["u"]
     with pytest.raises(InputError, match="needs one n of both, got 2 and 3"):
-        compare_errors(one, two)
+        compare_numbers(one, two)
 
 
 def test_kept_counts() -> None:
