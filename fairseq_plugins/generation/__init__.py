@@ -12,6 +12,7 @@ from fairseq_plugins.generation.generator import (
 from fairseq_plugins.generation.output import HypothesisRecorder
 from fairseq_plugins.generation.scorer import UncertaintyScorer
 from seqdistill.errors import InputError
+from seqdistill.uncertainty.estimators import UncertaintyOptions
 
 __all__ = [
     "AlignedUncertaintySequenceGenerator",
@@ -23,13 +24,20 @@ __all__ = [
 ]
 
 
-def build_uncertainty_generator(task: FairseqTask, models: Any, args: Any, **kwargs: Any) -> Any:
+def build_uncertainty_generator(
+    task: FairseqTask,
+    models: Any,
+    args: Any,
+    options: UncertaintyOptions | None = None,
+    **kwargs: Any,
+) -> Any:
     """Build what ``task.build_generator`` returns: a generator, or a scorer of given targets.
 
     Args:
         task: a fairseq task; its search strategies and lengths are fairseq's own.
         models: several models, one, or one Dirichlet student (``model.student_head``).
         args: fairseq's generation settings.
+        options: measures and combination of the members; None: the defaults, PE.
         **kwargs: what else ``FairseqTask.build_generator`` takes, ``extra_gen_cls_kwargs`` …
 
     Returns:
@@ -45,19 +53,25 @@ def build_uncertainty_generator(task: FairseqTask, models: Any, args: Any, **kwa
     if getattr(args, "score_reference", False):
         if alignment:
             raise InputError("--print-alignment aligns translations; drop it, or --score-reference")
-        generator = UncertaintyScorer(task.target_dictionary)
+        generator = UncertaintyScorer(task.target_dictionary, options=options)
     else:
         generator_class = kwargs.pop("seq_gen_cls", None)
         extra = dict(kwargs.pop("extra_gen_cls_kwargs", None) or {})
         if generator_class is None and alignment:
             generator_class = AlignedUncertaintySequenceGenerator
             extra["print_alignment"] = alignment
+        if generator_class is None:
+            generator_class = UncertaintySequenceGenerator
+        if issubclass(
+            generator_class, UncertaintySequenceGenerator | AlignedUncertaintySequenceGenerator
+        ):
+            extra["options"] = options
         # Not task.build_generator, which is what calls this function.
         generator = FairseqTask.build_generator(
             task,
             models,
             args,
-            seq_gen_cls=generator_class or UncertaintySequenceGenerator,
+            seq_gen_cls=generator_class,
             extra_gen_cls_kwargs=extra,
             **kwargs,
         )

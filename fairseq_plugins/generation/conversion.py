@@ -8,7 +8,7 @@ from torch import Tensor
 
 from seqdistill.errors import InputError
 from seqdistill.hypotheses import Hypothesis
-from seqdistill.uncertainty.measures import measures_of
+from seqdistill.uncertainty.measures import resolve_measures
 
 #: Dictionary indices (without padding) → text
 TextDecoder = Callable[[Tensor], str]
@@ -58,7 +58,7 @@ def to_hypotheses(
         target_text: makes text of target indices.
         source_text: likewise of source indices; None when the source is no text.
         n_best: how many of each list, at most.
-        measures: names of the measures to keep; None keeps all.
+        measures: the measures to keep, of those that the generator was made for; None keeps all.
 
     Raises:
         InputError: a chosen measure does not exist for this kind of model, or a number is not
@@ -126,14 +126,17 @@ def _segmentation(dictionary: Any) -> str | None:
 
 def _keep(measures: Sequence[str] | None, hypo: dict[str, Any]) -> Sequence[str]:
     """Return the measures to write of a hypothesis."""
-    available = measures_of(hypo["model"].kind)
-    missing = [name for name in measures or () if name not in available]
+    found: dict[str, Any] = hypo["uncertainty"]
+    if measures is None:
+        return list(found)
+    has_samples = hypo["model"].kind == "dirichlet" and any(n.endswith("_ep") for n in found)
+    wanted = resolve_measures(measures, hypo["model"].kind, samples=has_samples)
+    missing = [name for name in wanted if name not in found]
     if missing:
         raise InputError(
-            f"a model of kind {hypo['model'].kind} has no {', '.join(missing)}; "
-            f"it has {', '.join(available)}"
+            f"{', '.join(missing)} were not computed; make the generator with the same measures"
         )
-    return available if measures is None else measures
+    return wanted
 
 
 def _numbers(values: Tensor, name: str, sentence: int) -> list[float]:

@@ -9,16 +9,16 @@ from torch import Tensor
 
 from fairseq_plugins.generation.history import BeamHistory
 from seqdistill.errors import InputError
-from seqdistill.uncertainty.estimators import Estimator, estimator_for
+from seqdistill.uncertainty.estimators import Estimator, UncertaintyOptions, estimator_for
 
 
-def estimator_of(models: Any) -> Estimator:
+def estimator_of(models: Any, options: UncertaintyOptions | None = None) -> Estimator:
     """Return the estimator of fairseq models; ``model.student_head`` says how logits are read.
 
     Raises:
-        InputError: a Dirichlet student beside other models.
+        InputError: a Dirichlet student beside other models, or options that do not fit the models.
     """
-    return estimator_for([getattr(model, "student_head", None) for model in models])
+    return estimator_for([getattr(model, "student_head", None) for model in models], options)
 
 
 def member_output(model: Any, net_output: Any, estimator: Estimator) -> Tensor:
@@ -42,17 +42,22 @@ class UncertaintyEnsembleModel(EnsembleModel):
     A step of the search sees the members' log-probabilities once, in :meth:`forward_decoder`; there
     they are read one after another, so no (M, rows, V) tensor is made. Between steps
     :meth:`reorder_incremental_state` tells which beams went on, and the history follows.
+
+    Args:
+        models: fairseq models.
+        options: measures and combination of the members; None: the defaults, PE.
     """
 
-    def __init__(self, models: Any) -> None:
+    def __init__(self, models: Any, options: UncertaintyOptions | None = None) -> None:
         super().__init__(models)
-        self.history = BeamHistory(estimator_of(models))
+        self.options = options
+        self.history: BeamHistory
 
     def forward_encoder(self, net_input: dict[str, Tensor]) -> Any:
         """Encode a batch; a new search begins."""
         # Looked up again for each batch: in training, fairseq builds the generator for validation
         # before the task has told the model what its head is.
-        self.history = BeamHistory(estimator_of(self.models))
+        self.history = BeamHistory(estimator_of(self.models, self.options))
         return super().forward_encoder(net_input)
 
     def forward_decoder(
@@ -92,7 +97,7 @@ class UncertaintyEnsembleModel(EnsembleModel):
                 yield output
 
         try:
-            reading = history.estimator.read(read_members(), temperature)
+            reading = history.estimator.read(read_members(), temperature, history.prefix)
         except InputError as error:
             raise InputError(f"at decoding step {history.steps + 1}: {error}") from error
         history.append(reading, outputs)

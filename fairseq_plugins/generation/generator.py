@@ -10,7 +10,7 @@ from fairseq_plugins.generation.ensemble import (
     AlignedUncertaintyEnsembleModel,
     UncertaintyEnsembleModel,
 )
-from seqdistill.uncertainty.estimators import Estimator
+from seqdistill.uncertainty.estimators import Estimator, UncertaintyOptions
 
 
 def attach_uncertainty(
@@ -28,15 +28,16 @@ def attach_uncertainty(
     Args:
         hypotheses: N of fairseq's dicts; changed.
         estimator: of the models that made them.
-        measures: token measures by name, each (N, T).
+        measures: token measures as the estimator read them, each (N, T).
         terms: (K, N, T).
     """
     token_log_probs = estimator.token_log_probs(terms)
+    of_tokens = estimator.token_uncertainty(measures, terms)
     of_sequences = estimator.sequence_measures(measures, terms)
     columns = {name: values.tolist() for name, values in of_sequences.items()}
     for n, hypothesis in enumerate(hypotheses):
         hypothesis["token_log_probs"] = token_log_probs[n]
-        hypothesis["token_uncertainty"] = {name: values[n] for name, values in measures.items()}
+        hypothesis["token_uncertainty"] = {name: values[n] for name, values in of_tokens.items()}
         hypothesis["uncertainty"] = {name: values[n] for name, values in columns.items()}
         hypothesis["model"] = estimator.info
 
@@ -98,18 +99,24 @@ class UncertaintySequenceGenerator(_WithUncertainty):
 
     See :func:`attach_uncertainty` for the keys. The measures are those of the models at temperature
     1, whatever ``--temperature``, penalties, constraints or language model the search was under.
+    Combined as an expectation of products, members count by what they gave to the tokens so far,
+    at temperature 1 as well.
 
     Args:
         models: fairseq models: several, one, or one Dirichlet student (``model.student_head``).
         tgt_dict: the target dictionary.
+        options: measures and combination of the members; None: the defaults, PE.
         **kwargs: as for ``SequenceGenerator``.
-
-    Raises:
-        InputError: a Dirichlet student among several models.
     """
 
-    def __init__(self, models: Any, tgt_dict: Any, **kwargs: Any) -> None:
-        super().__init__(UncertaintyEnsembleModel(models), tgt_dict, **kwargs)
+    def __init__(
+        self,
+        models: Any,
+        tgt_dict: Any,
+        options: UncertaintyOptions | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(UncertaintyEnsembleModel(models, options), tgt_dict, **kwargs)
 
 
 class AlignedUncertaintySequenceGenerator(_WithUncertainty, SequenceGeneratorWithAlignment):
@@ -118,12 +125,19 @@ class AlignedUncertaintySequenceGenerator(_WithUncertainty, SequenceGeneratorWit
     Args:
         models: as above.
         tgt_dict: the target dictionary.
+        options: as above.
         **kwargs: as for ``SequenceGeneratorWithAlignment``.
     """
 
-    def __init__(self, models: Any, tgt_dict: Any, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        models: Any,
+        tgt_dict: Any,
+        options: UncertaintyOptions | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(models, tgt_dict, **kwargs)
         # fairseq's class makes its own wrapper of the models; ours takes its place.
-        self.model = AlignedUncertaintyEnsembleModel(models)
+        self.model = AlignedUncertaintyEnsembleModel(models, options)
         self.model.set_decoder_beam_size(self.beam_size)
         self.model.eval()

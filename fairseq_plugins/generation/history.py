@@ -26,6 +26,8 @@ class BeamHistory:
         self.terms: Tensor | None = None  # (K, rows, steps - 1): the newest step has no token yet
         self.outputs: Sequence[Tensor] = ()  # of the newest step, M × (R, V)
         self.rows: Tensor | None = None  # (rows,) the row of ``outputs`` that each row came from
+        #: (K, rows) sums of the terms so far, ln P_m(y_<l); only where the estimator wants them.
+        self.prefix: Tensor | None = None
 
     @property
     def steps(self) -> int:
@@ -38,11 +40,16 @@ class BeamHistory:
             return
         chosen = self._look_up(tokens, torch.arange(len(tokens), device=tokens.device))
         self.terms = chosen if self.terms is None else torch.cat([self.terms, chosen], dim=-1)
+        if self.estimator.needs_prefix:
+            newest = chosen.squeeze(-1).double()
+            self.prefix = newest if self.prefix is None else self.prefix + newest
 
     def append(self, reading: TokenReading, outputs: Sequence[Tensor]) -> None:
         """Add a step: its measures, and the members' outputs in which to look up its tokens."""
-        names = self.estimator.token_measures
-        values = torch.stack([reading.measures[name] for name in names]).unsqueeze(-1)
+        rows = reading.log_probs
+        values = rows.new_empty(len(self.estimator.token_measures), rows.shape[0], 1)
+        for value, name in zip(values, self.estimator.token_measures, strict=True):
+            value[:, 0] = reading.measures[name]
         self.measures = values if self.measures is None else torch.cat([self.measures, values], -1)
         self.outputs = outputs
         self.rows = torch.arange(values.shape[1], device=values.device)
@@ -54,6 +61,8 @@ class BeamHistory:
         self.measures = self.measures.index_select(1, order)
         if self.terms is not None:
             self.terms = self.terms.index_select(1, order)
+        if self.prefix is not None:
+            self.prefix = self.prefix.index_select(1, order)
         self.rows = self.rows.index_select(0, order)
 
     def replicate_first_beam(self, sentence_mask: Tensor, beam_size: int) -> None:
@@ -79,5 +88,8 @@ class BeamHistory:
         """Return (K, N, 1) terms of tokens (N,) chosen at the newest step by the rows (N,)."""
         assert self.rows is not None
         came_from = self.rows.index_select(0, rows)
-        terms = [self.estimator.token_terms(out, tokens, came_from) for out in self.outputs]
+        positions = torch.full_like(tokens, self.steps - 1)
+        terms = [
+            self.estimator.token_terms(out, tokens, came_from, positions) for out in self.outputs
+        ]
         return torch.cat(terms).unsqueeze(-1)

@@ -10,6 +10,7 @@ from fairseq_plugins.features import token_logits
 from fairseq_plugins.generation.ensemble import estimator_of, member_output
 from fairseq_plugins.generation.generator import attach_uncertainty
 from seqdistill.errors import InputError
+from seqdistill.uncertainty.estimators import UncertaintyOptions
 
 
 class UncertaintyScorer:
@@ -18,9 +19,13 @@ class UncertaintyScorer:
     Args:
         tgt_dict: the target dictionary.
         eos: end of sentence; the dictionary's by default.
+        options: measures and combination of the members; None: the defaults, PE.
     """
 
-    def __init__(self, tgt_dict: Any, eos: int | None = None) -> None:
+    def __init__(
+        self, tgt_dict: Any, eos: int | None = None, options: UncertaintyOptions | None = None
+    ) -> None:
+        self.options = options
         self.pad = tgt_dict.pad()
         self.eos = tgt_dict.eos() if eos is None else eos
         self.symbols_to_strip_from_output = {self.eos}
@@ -54,7 +59,8 @@ class UncertaintyScorer:
             counted[sentence, :start] = False
         tokens = target[counted]  # (N,): positions of all sentences, one after another
         rows = torch.arange(tokens.numel(), device=tokens.device)
-        estimator = estimator_of(models)
+        positions = (counted.cumsum(dim=1) - 1)[counted]
+        estimator = estimator_of(models, self.options)
         terms: list[Tensor] = []
 
         def read_members() -> Iterator[Tensor]:
@@ -63,10 +69,16 @@ class UncertaintyScorer:
                 # Padded positions are dropped before the maths: whatever they hold is not read.
                 logits = token_logits(model, sample["net_input"], counted)  # (N, V)
                 output = member_output(model, (logits, None), estimator)
-                terms.append(estimator.token_terms(output, tokens, rows))
+                terms.append(estimator.token_terms(output, tokens, rows, positions))
                 yield output
 
-        reading = estimator.read(read_members())
+        def prefixes() -> Iterator[Tensor]:
+            for _ in models:
+                yield _sums_before(terms[-1][0], counted)
+
+        reading = estimator.read(
+            read_members(), prefixes=prefixes() if estimator.needs_prefix else None
+        )
         confidence, best = reading.log_probs.max(dim=-1)
         confidence = confidence.exp()
         correct = best == tokens
@@ -96,3 +108,13 @@ class UncertaintyScorer:
             hypothesis["score"] = hypothesis["positional_scores"].mean()
             results.append([hypothesis])
         return results
+
+
+def _sums_before(values: Tensor, counted: Tensor) -> Tensor:
+    """Return (N,) the sums, in float64, of the values (N,) before each in its own sentence.
+
+    ``counted`` (B, T) says where the N positions are.
+    """
+    table = torch.zeros(counted.shape, dtype=torch.float64, device=values.device)
+    table[counted] = values.double()
+    return (table.cumsum(dim=1) - table)[counted]

@@ -16,12 +16,14 @@ from torch import Tensor
 
 from fairseq_plugins.checkpoints import load_checkpoint
 from fairseq_plugins.generation import HypothesisRecorder, build_uncertainty_generator
+from fairseq_plugins.generation.ensemble import estimator_of
 from fairseq_plugins.stores import TargetStores
 from fairseq_plugins.teachers import DTYPES, TeacherEnsemble, find_members
 from seqdistill.errors import InputError
 from seqdistill.student import PREDICTIVES, StudentHead
 from seqdistill.targets.sparse import SparseTarget
 from seqdistill.uncertainty.measures import select_measures
+from seqdistill.uncertainty.options import COMBINATIONS, UncertaintyOptions
 
 logger = logging.getLogger(__name__)
 
@@ -67,9 +69,25 @@ class EnsembleTeacherTranslationConfig(TranslationConfig):
     uncertainty_measures: Optional[str] = field(  # noqa: UP045 (fairseq reads the annotation)
         default=None,
         metadata={
-            "help": "comma-separated measures to write (all by default); saved in the checkpoint"
+            "help": "comma-separated measures to compute and write, as `seqdistill measures` lists "
+            "them; all, default; saved in the checkpoint"
         },
     )
+    ensemble_combination: ChoiceEnum(list(COMBINATIONS)) = field(  # type: ignore[valid-type]
+        default="pe",
+        metadata={
+            "help": "how several models are decoded or scored: pe, product of expectations, or ep, "
+            "expectation of products"
+        },
+    )
+    dirichlet_samples: int = field(
+        default=0,
+        metadata={
+            "help": "draw this many members from a Dirichlet student at every step, for its joint "
+            "EP measures; 0 for none"
+        },
+    )
+    dirichlet_seed: int = field(default=0, metadata={"help": "of --dirichlet-samples"})
 
 
 @register_task("ensemble_teacher_translation", dataclass=EnsembleTeacherTranslationConfig)
@@ -241,12 +259,26 @@ class EnsembleTeacherTranslationTask(TranslationTask):
             return super().build_generator(
                 models, args, seq_gen_cls, extra_gen_cls_kwargs, prefix_allowed_tokens_fn
             )
+        options = self.uncertainty_options()
+        if self._student is None:
+            # In training the head of the student may not be known yet, so nothing is said then.
+            estimator_of(models, options)
         return build_uncertainty_generator(
             self,
             models,
             args,
+            options,
             extra_gen_cls_kwargs=extra_gen_cls_kwargs,
             prefix_allowed_tokens_fn=prefix_allowed_tokens_fn,
+        )
+
+    def uncertainty_options(self) -> UncertaintyOptions:
+        """Return which measures are computed, and how members are combined."""
+        return UncertaintyOptions(
+            self._measures,
+            str(self.cfg.ensemble_combination),
+            self.cfg.dirichlet_samples,
+            self.cfg.dirichlet_seed,
         )
 
     def build_dataset_for_inference(

@@ -9,7 +9,7 @@ from torch import Tensor
 from seqdistill.errors import InputError
 from seqdistill.hypotheses import ModelInfo
 from seqdistill.student import predictive_log_probs
-from seqdistill.uncertainty.dirichlet import dirichlet_uncertainty
+from seqdistill.uncertainty.dirichlet import dirichlet_reading
 from seqdistill.uncertainty.measures import resolve_measures
 from seqdistill.uncertainty.official import official_joint_measures, official_token_measures
 from seqdistill.uncertainty.options import (
@@ -92,8 +92,7 @@ class DirichletEstimator:
         logits = only_output(outputs)
         # A sum over the vocabulary is finite where its terms are, and costs a tenth of the look.
         require_valid(torch.isfinite(logits.sum(dim=-1)), "logits")
-        at_one = predictive_log_probs(logits, self.offset, self.predictive)
-        found = self._token_measures(logits)
+        at_one, found = self._of_rows(logits)
         if "entropy" in self.token_measures:
             found["entropy"] = entropy(at_one)
         if "negative_log_max_probability" in self.token_measures:
@@ -102,18 +101,24 @@ class DirichletEstimator:
             tempered(at_one, temperature), {name: found[name] for name in self.token_measures}
         )
 
-    def _token_measures(self, logits: Tensor) -> dict[str, Tensor]:
+    def _of_rows(self, logits: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return (R, V) what is decoded at temperature 1, and token measures."""
         found: dict[str, Tensor] = {}
         chosen = set(self.token_measures)
         if chosen & set(_OF_DIRICHLET):
-            parts = [dirichlet_uncertainty(rows, self.offset) for rows in row_chunks(logits)]
+            parts = [
+                dirichlet_reading(rows, self.offset, self.predictive) for rows in row_chunks(logits)
+            ]
             for name in _OF_DIRICHLET:
-                found[name] = torch.cat([getattr(part, name) for part in parts])
+                found[name] = torch.cat([getattr(part.measures, name) for part in parts])
+            log_probs = torch.cat([part.log_probs for part in parts])
+        else:
+            log_probs = predictive_log_probs(logits, self.offset, self.predictive)
         if any(name.startswith("official_") for name in chosen):
             official = [official_token_measures(rows, self.offset) for rows in row_chunks(logits)]
             for name in official[0]:
                 found[name] = torch.cat([part[name] for part in official])
-        return found
+        return log_probs, found
 
     def token_terms(
         self, output: Tensor, tokens: Tensor, rows: Tensor, positions: Tensor | None = None

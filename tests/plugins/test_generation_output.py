@@ -130,8 +130,8 @@ def test_a_choice_of_measures(tmp_path: Path) -> None:
 
 
 def test_bad_choices_of_measures(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"'entropy'.*total_uncertainty"):
-        HypothesisRecorder(tmp_path / "out.jsonl", TASK, "epkl,entropy")
+    with pytest.raises(InputError, match=r"'mkl'.*total_uncertainty"):
+        HypothesisRecorder(tmp_path / "out.jsonl", TASK, "epkl,mkl")
     recorder = HypothesisRecorder(tmp_path / "out.jsonl", TASK, ["epkl"])
     with pytest.raises(InputError, match="kind softmax has no epkl"):
         recorder.record(*decoded("softmax"))

@@ -118,7 +118,7 @@ def test_a_dirichlet_student_knows_its_head(
 @pytest.mark.parametrize(
     ("options", "path", "status", "message"),
     [
-        (["--measure", "entropy"], "1.pt", 2, "known are total_uncertainty"),
+        (["--measure", "mkl"], "1.pt", 2, "known are total_uncertainty"),
         (["--measure", "epkl"], "1.pt", 1, "choose a --measure of total_uncertainty"),
         ([], "missing.pt", 1, "missing.pt: no such file"),
         ([], "1.pt:student.pt", 1, "decoded alone"),
