@@ -27,6 +27,10 @@ VERBS: dict[str, tuple[str, str]] = {
         "seqdistill.cli.errors",
         "measure how well uncertainty finds the mistakes of a system",
     ),
+    "calibration": (
+        "seqdistill.cli.calibration",
+        "measure whether the probabilities of systems are to be believed",
+    ),
     "report": (
         "seqdistill.cli.report",
         "write one HTML page on the quality and the uncertainty of systems",
