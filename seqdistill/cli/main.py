@@ -31,6 +31,10 @@ VERBS: dict[str, tuple[str, str]] = {
         "seqdistill.cli.calibration",
         "measure whether the probabilities of systems are to be believed",
     ),
+    "fidelity": (
+        "seqdistill.cli.fidelity",
+        "measure how like its ensemble a student is",
+    ),
     "report": (
         "seqdistill.cli.report",
         "write one HTML page on the quality and the uncertainty of systems",
