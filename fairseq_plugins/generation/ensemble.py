@@ -1,6 +1,5 @@
 """The models behind a beam search: they decode, and keep what they said for its measures."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -40,7 +39,7 @@ class UncertaintyEnsembleModel(EnsembleModel):
     """fairseq's wrapper of one or several models, with a history of their measures.
 
     A step of the search sees the members' log-probabilities once, in :meth:`forward_decoder`; there
-    they are read one after another, so no (M, rows, V) tensor is made. Between steps
+    they are read together, and no (M, rows, V) tensor is made of them. Between steps
     :meth:`reorder_incremental_state` tells which beams went on, and the history follows.
 
     Args:
@@ -83,21 +82,20 @@ class UncertaintyEnsembleModel(EnsembleModel):
         outputs: list[Tensor] = []
         attentions: list[Tensor] = []
 
-        def read_members() -> Iterator[Tensor]:
-            for m, model in enumerate(self.models):
-                encoder_out = encoder_outs[m] if self.has_encoder() else None
-                net_output = self._step(model, tokens, encoder_out, incremental_states[m])
-                output = member_output(
+        for m, model in enumerate(self.models):
+            encoder_out = encoder_outs[m] if self.has_encoder() else None
+            net_output = self._step(model, tokens, encoder_out, incremental_states[m])
+            # All are kept until the step's tokens are known, so all may as well be read together.
+            outputs.append(
+                member_output(
                     model, (net_output[0][:, -1:, :], *net_output[1:]), history.estimator
                 )[:, -1, :]
-                attention = _attention(net_output)
-                if attention is not None:
-                    attentions.append(attention)
-                outputs.append(output)
-                yield output
-
+            )
+            attention = _attention(net_output)
+            if attention is not None:
+                attentions.append(attention)
         try:
-            reading = history.estimator.read(read_members(), temperature, history.prefix)
+            reading = history.estimator.read(outputs, temperature, history.prefix)
         except InputError as error:
             raise InputError(f"at decoding step {history.steps + 1}: {error}") from error
         history.append(reading, outputs)

@@ -1,6 +1,6 @@
 """Token uncertainty of a Dirichlet student, in closed form."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
@@ -10,6 +10,7 @@ from seqdistill.kernels.cpp.library import MEASURES, DirichletRows
 from seqdistill.kernels.cpp.uncertainty import dirichlet_rows
 from seqdistill.numerics import DirichletTerms
 from seqdistill.student.head import PREDICTIVES, predictive_log_probs
+from seqdistill.uncertainty.reading import row_chunks
 
 
 @dataclass(frozen=True)
@@ -136,16 +137,31 @@ def dirichlet_reading(logits: Tensor, offset: float, predictive: str) -> Dirichl
     V = logits.shape[-1]
     rows = dirichlet_rows(logits, offset, predictive)
     if rows is None or rows.log_probs is None:
-        wide = logits if logits.dtype in (torch.float32, torch.float64) else logits.float()
-        largest = wide.amax(-1, keepdim=True)
-        log_gap = torch.logsumexp((wide - largest).double(), -1, keepdim=True)
-        return DirichletReading(
-            predictive_log_probs(logits, offset, predictive),
-            dirichlet_uncertainty(logits, offset),
-            DirichletTerms.of_rows(V, offset, largest, log_gap),
-        )
+        return _plain_reading(logits, offset, predictive)
     row = DirichletTerms.of_rows(V, offset, rows.largest.unsqueeze(1), rows.log_gap.unsqueeze(1))
     return DirichletReading(rows.log_probs, _of_rows(rows, logits.shape[:-1]), row)
+
+
+def _plain_reading(logits: Tensor, offset: float, predictive: str) -> DirichletReading:
+    wide = logits if logits.dtype in (torch.float32, torch.float64) else logits.float()
+    chunks = row_chunks(wide)
+    largest = wide.amax(-1, keepdim=True)
+    log_gap = torch.cat(
+        [
+            torch.logsumexp((rows - top).double(), -1, keepdim=True)
+            for rows, top in zip(chunks, largest.split([len(c) for c in chunks]), strict=True)
+        ]
+    )
+    parts = [dirichlet_uncertainty(rows, offset) for rows in chunks]
+    measures = {
+        f.name: torch.cat([getattr(part, f.name) for part in parts])
+        for f in fields(UncertaintyMeasures)
+    }
+    return DirichletReading(
+        predictive_log_probs(wide, offset, predictive),
+        UncertaintyMeasures(**measures),
+        DirichletTerms.of_rows(wide.shape[-1], offset, largest, log_gap),
+    )
 
 
 def _of_rows(rows: DirichletRows, shape: torch.Size) -> UncertaintyMeasures:

@@ -1,11 +1,12 @@
 """The estimator of several ordinary models."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import repeat
 
 from torch import Tensor
 
 from seqdistill.hypotheses import ModelInfo
+from seqdistill.kernels import joint_ensemble_statistics
 from seqdistill.teachers import StatisticsAccumulator
 from seqdistill.uncertainty.measures import resolve_measures
 from seqdistill.uncertainty.mixtures import LogMixture, ep_token_log_probs, ep_token_measures
@@ -62,6 +63,8 @@ class EnsembleEstimator:
         prefixes: Iterable[Tensor] | None = None,
     ) -> TokenReading:
         """See :meth:`Estimator.read`."""
+        if isinstance(outputs, Sequence) and not self.needs_prefix and temperature == 1.0:
+            return self._read_together(outputs)
         accumulator = StatisticsAccumulator()
         searched = self._combination, temperature
         at_one = self._combination, 1.0
@@ -88,6 +91,22 @@ class EnsembleEstimator:
             found["entropy"] = found["total_uncertainty_ep" if is_ep else "total_uncertainty"]
             found["negative_log_max_probability"] = -made[at_one].amax(dim=-1)
         return TokenReading(made[searched], {name: found[name] for name in self.token_measures})
+
+    def _read_together(self, outputs: Sequence[Tensor]) -> TokenReading:
+        """Read members that are at hand at the same time, by the row kernels."""
+        statistics = joint_ensemble_statistics(outputs)
+        found = {name: getattr(statistics, name) for name in _OF_STATISTICS}
+        log_probs = statistics.mean_probs.log()
+        # p̄ ends at 1e-38 and a forced prefix may go beyond: those rows once more, in logarithms.
+        lost = (statistics.mean_probs.amin(dim=-1) == 0).nonzero().squeeze(-1)
+        if len(lost):
+            log_probs[lost] = mixture_log_probs(
+                [output[lost].to(log_probs.dtype) for output in outputs]
+            )
+        if self._wants_decoded:
+            found["entropy"] = found["total_uncertainty"]
+            found["negative_log_max_probability"] = -log_probs.amax(dim=-1)
+        return TokenReading(log_probs, {name: found[name] for name in self.token_measures})
 
     def token_terms(
         self, output: Tensor, tokens: Tensor, rows: Tensor, positions: Tensor | None = None

@@ -162,7 +162,11 @@ class DirichletTokenTerms:
 
 
 def dirichlet_token_terms(
-    logits: Tensor, tokens: Tensor, offset: float, rows: Tensor | None = None
+    logits: Tensor,
+    tokens: Tensor,
+    offset: float,
+    rows: Tensor | None = None,
+    whole: DirichletTerms | None = None,
 ) -> DirichletTokenTerms:
     """Look up tokens in a Dirichlet student's logits, α = e^z + offset.
 
@@ -171,6 +175,7 @@ def dirichlet_token_terms(
         tokens: (N,) the tokens looked up.
         offset: 1 or 0.
         rows: (N,) the row of ``logits`` that each token belongs to; None: N = R, one each.
+        whole: the terms of all R rows, where they are known already; else they take a pass.
 
     Returns:
         :class:`DirichletTokenTerms` of shape (N,).
@@ -179,7 +184,8 @@ def dirichlet_token_terms(
         logits = logits.float()
     if rows is None:
         rows = torch.arange(logits.shape[0], device=logits.device)
-    whole = DirichletTerms(logits, offset)
+    if whole is None:
+        whole = DirichletTerms(logits, offset)
     row = ExpGamma(whole.row_z.squeeze(-1)[rows])
     log_partition = whole.log_sum.squeeze(-1)[rows]
     chosen = ExpGamma(logits[rows, tokens])

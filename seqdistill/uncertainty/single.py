@@ -8,6 +8,7 @@ from torch import Tensor
 
 from seqdistill.errors import InputError
 from seqdistill.hypotheses import ModelInfo
+from seqdistill.numerics import DirichletTerms
 from seqdistill.student import predictive_log_probs
 from seqdistill.uncertainty.dirichlet import dirichlet_reading
 from seqdistill.uncertainty.measures import resolve_measures
@@ -81,6 +82,8 @@ class DirichletEstimator:
         needed = needed_token_measures(self.measures)
         self.token_measures = tuple(name for name in needed if name not in _OF_CHOSEN)
         self._is_ep_wanted = any(name.endswith("_ep") for name in self.measures)
+        # The logits read last, and the terms of their rows: their tokens are looked up next.
+        self._newest: tuple[Tensor, DirichletTerms] | None = None
 
     def read(
         self,
@@ -106,12 +109,11 @@ class DirichletEstimator:
         found: dict[str, Tensor] = {}
         chosen = set(self.token_measures)
         if chosen & set(_OF_DIRICHLET):
-            parts = [
-                dirichlet_reading(rows, self.offset, self.predictive) for rows in row_chunks(logits)
-            ]
+            reading = dirichlet_reading(logits, self.offset, self.predictive)
             for name in _OF_DIRICHLET:
-                found[name] = torch.cat([getattr(part.measures, name) for part in parts])
-            log_probs = torch.cat([part.log_probs for part in parts])
+                found[name] = getattr(reading.measures, name)
+            log_probs = reading.log_probs
+            self._newest = logits, reading.row
         else:
             log_probs = predictive_log_probs(logits, self.offset, self.predictive)
         if any(name.startswith("official_") for name in chosen):
@@ -127,7 +129,9 @@ class DirichletEstimator:
 
         :class:`DirichletTokenTerms` stacked, then what the drawn members say.
         """
-        terms = dirichlet_token_terms(output, tokens, self.offset, rows).stack()
+        newest, row_terms = self._newest or (None, None)
+        whole = row_terms if output is newest else None
+        terms = dirichlet_token_terms(output, tokens, self.offset, rows, whole).stack()
         if not self._is_ep_wanted:
             return terms
         drawn = sampled_log_probs(
