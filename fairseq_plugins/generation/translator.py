@@ -1,4 +1,4 @@
-"""Lines in, hypotheses out: decoding without fairseq's command line."""
+"""Lines in, hypotheses out: decoding and scoring without fairseq's command line."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -7,11 +7,12 @@ from typing import Any
 
 import torch
 from fairseq import checkpoint_utils, utils
+from fairseq.data import LanguagePairDataset
 from fairseq.dataclass.configs import GenerationConfig
 from torch import Tensor
 
 from fairseq_plugins.checkpoints import explain
-from fairseq_plugins.generation import build_uncertainty_generator
+from fairseq_plugins.generation import UncertaintyScorer, build_uncertainty_generator
 from fairseq_plugins.generation.conversion import text_decoder, to_hypotheses
 from fairseq_plugins.generation.ensemble import estimator_of
 from fairseq_plugins.tasks.ensemble_teacher_translation import (
@@ -20,10 +21,11 @@ from fairseq_plugins.tasks.ensemble_teacher_translation import (
 )
 from seqdistill.errors import InputError
 from seqdistill.hypotheses import Hypothesis, ModelInfo
+from seqdistill.uncertainty.estimators import UncertaintyOptions
 
 
 class Translator:
-    """One or several fairseq checkpoints, ready to translate.
+    """One or several fairseq checkpoints, ready to translate and to score translations.
 
     Args:
         paths: the checkpoints: an ensemble, one model, or one Dirichlet student.
@@ -36,9 +38,11 @@ class Translator:
         max_len_b: see above.
         predictive: overrides what a Dirichlet student decodes with, ``base`` or ``mean``.
         use_cpu: stay on the CPU where there is a GPU.
+        options: measures and combination of the members; None: the defaults, PE.
+        target_sentencepiece_model: segments the translations that are scored; None: the one above.
 
     Raises:
-        InputError: a file is missing or damaged, or the models do not go together.
+        InputError: a file is missing or damaged, or models or options do not go together.
     """
 
     def __init__(
@@ -54,22 +58,24 @@ class Translator:
         max_len_b: int = 200,
         predictive: str | None = None,
         use_cpu: bool = False,
+        options: UncertaintyOptions | None = None,
+        target_sentencepiece_model: str | Path | None = None,
     ) -> None:
+        segmenters = (sentencepiece_model, target_sentencepiece_model)
         _require_files(
             *paths,
             *(
                 Path(data) / f"dict.{language}.txt"
                 for language in (source_language, target_language)
             ),
-            *([] if sentencepiece_model is None else [sentencepiece_model]),
+            *(model for model in segmenters if model is not None),
         )
-        self._segmenter: Any = None
-        if sentencepiece_model is not None:
-            import sentencepiece
-
-            self._segmenter = sentencepiece.SentencePieceProcessor(
-                model_file=str(sentencepiece_model)
-            )
+        self._segmenter = _segmenter_of(sentencepiece_model)
+        self._target_segmenter = (
+            self._segmenter
+            if target_sentencepiece_model is None
+            else _segmenter_of(target_sentencepiece_model)
+        )
         self.task = EnsembleTeacherTranslationTask.setup_task(
             EnsembleTeacherTranslationConfig(
                 data=str(data),
@@ -87,16 +93,16 @@ class Translator:
             model.eval()
             if self._use_cuda:
                 model.cuda()
-        self.model: ModelInfo = estimator_of(self.models).info
+        self.model: ModelInfo = estimator_of(self.models, options).info
         settings = GenerationConfig(beam=beam, max_len_a=max_len_a, max_len_b=max_len_b)
-        self._generator = build_uncertainty_generator(self.task, self.models, settings)
+        self._generator = build_uncertainty_generator(self.task, self.models, settings, options)
+        self._scorer = UncertaintyScorer(self.task.target_dictionary, options=options)
         # The text before segmentation is known, so only the target needs a decoder.
         self._target_text = text_decoder(self.task.target_dictionary)
-        self._max_source_length = int(
-            utils.resolve_max_positions(
-                self.task.max_positions(), *[model.max_positions() for model in self.models]
-            )[0]
+        limits = utils.resolve_max_positions(
+            self.task.max_positions(), *[model.max_positions() for model in self.models]
         )
+        self._max_source_length, self._max_target_length = int(limits[0]), int(limits[1])
 
     def translate(self, lines: Sequence[str], first_id: int = 0) -> list[Hypothesis]:
         """Translate a batch; returns the best hypothesis of each line, in their order.
@@ -110,12 +116,70 @@ class Translator:
         """
         if not lines:
             return []
-        sources = [self._encode(line, first_id + n) for n, line in enumerate(lines)]
+        sources = [self._source(line, first_id + n) for n, line in enumerate(lines)]
         dataset = self.task.build_dataset_for_inference(sources, [len(s) for s in sources])
-        sample = dataset.collater([dataset[n] for n in range(len(dataset))])
-        if self._use_cuda:
-            sample = utils.move_to_cuda(sample)
+        sample = self._sample(dataset)
         hypos = self._generator.generate(self.models, sample)
+        return [
+            replace(hypothesis, id=first_id + hypothesis.id, source=lines[hypothesis.id])
+            for hypothesis in self._hypotheses(sample, hypos)
+        ]
+
+    def score(
+        self,
+        lines: Sequence[str],
+        translations: Sequence[str],
+        references: Sequence[str | None] | None = None,
+        first_id: int = 0,
+    ) -> list[Hypothesis]:
+        """Force-decode given translations; returns a hypothesis for each line, in their order.
+
+        Args:
+            lines: B sources, scored together.
+            translations: one for each.
+            references: what is recorded beside them; None, or None for one: nothing.
+            first_id: number of the first.
+
+        Raises:
+            InputError: the lists are of different lengths, a line is too long for the models, or
+                one of them gave NaN.
+        """
+        for name, given in (("translations", translations), ("references", references)):
+            if given is not None and len(given) != len(lines):
+                raise InputError(
+                    f"expected as many {name} as sources, got {len(given)} and {len(lines)}"
+                )
+        if not lines:
+            return []
+        sources = [self._source(line, first_id + n) for n, line in enumerate(lines)]
+        targets = [self._target(line, first_id + n) for n, line in enumerate(translations)]
+        dataset = LanguagePairDataset(
+            sources,
+            [len(tokens) for tokens in sources],
+            self.task.source_dictionary,
+            targets,
+            [len(tokens) for tokens in targets],
+            self.task.target_dictionary,
+        )
+        sample = self._sample(dataset)
+        hypos = self._scorer.generate(self.models, sample)
+        return [
+            replace(
+                hypothesis,
+                id=first_id + hypothesis.id,
+                source=lines[hypothesis.id],
+                reference=None if references is None else references[hypothesis.id],
+                # As it was given: its pieces may have lost what the vocabulary does not have.
+                text=translations[hypothesis.id],
+            )
+            for hypothesis in self._hypotheses(sample, hypos)
+        ]
+
+    def _sample(self, dataset: Any) -> Any:
+        sample = dataset.collater([dataset[n] for n in range(len(dataset))])
+        return utils.move_to_cuda(sample) if self._use_cuda else sample
+
+    def _hypotheses(self, sample: Any, hypos: Any) -> list[Hypothesis]:
         found = to_hypotheses(
             sample,
             hypos,
@@ -123,24 +187,38 @@ class Translator:
             dictionary=self.task.target_dictionary,
             target_text=self._target_text,
         )
-        return [
-            replace(hypothesis, id=first_id + hypothesis.id, source=lines[hypothesis.id])
-            for hypothesis in sorted(found, key=lambda hypothesis: hypothesis.id)
-        ]
+        return sorted(found, key=lambda hypothesis: hypothesis.id)
 
-    def _encode(self, line: str, number: int) -> Tensor:
-        pieces = (
-            line.split() if self._segmenter is None else self._segmenter.encode(line, out_type=str)
+    def _source(self, line: str, number: int) -> Tensor:
+        return _encode(
+            line, number, self._segmenter, self.task.source_dictionary, self._max_source_length
         )
-        tokens: Tensor = self.task.source_dictionary.encode_line(
-            " ".join(pieces), add_if_not_exist=False
-        ).long()
-        if len(tokens) > self._max_source_length:
-            raise InputError(
-                f"line {number + 1} has {len(tokens)} pieces, and the models read at most "
-                f"{self._max_source_length}; split it into sentences"
-            )
-        return tokens
+
+    def _target(self, line: str, number: int) -> Tensor:
+        return _encode(
+            line, number, self._target_segmenter, self.task.target_dictionary,
+            self._max_target_length,
+        )  # fmt: skip
+
+
+def _segmenter_of(model: str | Path | None) -> Any:
+    if model is None:
+        return None
+    import sentencepiece
+
+    return sentencepiece.SentencePieceProcessor(model_file=str(model))
+
+
+def _encode(line: str, number: int, segmenter: Any, dictionary: Any, limit: int) -> Tensor:
+    """Return the indices of a line, end of sentence included."""
+    pieces = line.split() if segmenter is None else segmenter.encode(line, out_type=str)
+    tokens: Tensor = dictionary.encode_line(" ".join(pieces), add_if_not_exist=False).long()
+    if len(tokens) > limit:
+        raise InputError(
+            f"line {number + 1} has {len(tokens)} pieces, and the models read at most {limit}; "
+            "split it into sentences"
+        )
+    return tokens
 
 
 def _explain(error: Exception, paths: str, data: str | Path) -> Exception:

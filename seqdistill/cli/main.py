@@ -19,6 +19,14 @@ VERBS: dict[str, tuple[str, str]] = {
         "seqdistill.cli.translate",
         "translate text with a checkpoint or an ensemble and report its uncertainty",
     ),
+    "score": (
+        "seqdistill.cli.score",
+        "report the uncertainty about translations that are given",
+    ),
+    "measures": (
+        "seqdistill.cli.measures",
+        "list the measures of uncertainty with their formulas",
+    ),
     "ood": (
         "seqdistill.cli.ood",
         "measure how well uncertainty detects out-of-domain sentences",

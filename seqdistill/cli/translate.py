@@ -2,10 +2,7 @@
 
 import argparse
 import json
-import logging
-import os
 import sys
-import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
@@ -15,11 +12,18 @@ from typing import IO, TYPE_CHECKING, Any
 from seqdistill.assessment.hypothesis_sets import describe_model, read_best
 from seqdistill.assessment.threshold import ood_threshold
 from seqdistill.cli.common import add_output_options, add_verb, refuse_existing
+from seqdistill.cli.decoding import (
+    add_model_options,
+    add_uncertainty_options,
+    load_translator,
+    positive,
+    uncertainty_options,
+    with_progress,
+)
 from seqdistill.errors import InputError, UsageError
 from seqdistill.files import atomic_write
 from seqdistill.hypotheses import Hypothesis, ModelInfo
-from seqdistill.student import PREDICTIVES
-from seqdistill.uncertainty.measures import MEASURES, measures_of
+from seqdistill.uncertainty.measures import MEASURES
 
 if TYPE_CHECKING:
     from fairseq_plugins.generation.translator import Translator
@@ -46,38 +50,13 @@ def add_parser(subparsers: Any) -> None:
         description=_DESCRIPTION,
         example=_EXAMPLE,
     )
-    models = parser.add_argument_group("models")
-    models.add_argument(
-        "--path",
-        required=True,
-        metavar="A.pt[:B.pt…]",
-        help="checkpoints with colons between them: an ensemble, one model, or a Dirichlet student",
+    add_model_options(
+        parser,
+        sentencepiece_help="segments the lines; without it they must come in pieces, with spaces "
+        "between",
     )
-    models.add_argument(
-        "--data",
-        required=True,
-        metavar="DIR",
-        help="folder with dict.SOURCE.txt and dict.TARGET.txt, as fairseq-preprocess makes it",
-    )
-    models.add_argument(
-        "-s", "--source-lang", required=True, metavar="SOURCE", help="source language"
-    )
-    models.add_argument(
-        "-t", "--target-lang", required=True, metavar="TARGET", help="target language"
-    )
-    models.add_argument(
-        "--sentencepiece-model",
-        metavar="FILE",
-        help="segments the lines; without it they must come in pieces, with spaces between",
-    )
-    models.add_argument(
-        "--predictive",
-        choices=PREDICTIVES,
-        help="what a Dirichlet student decodes with (default: what its checkpoint says)",
-    )
-    models.add_argument("--cpu", action="store_true", help="stay on the CPU")
     search = parser.add_argument_group("search")
-    search.add_argument("--beam", type=_positive, default=5, metavar="N", help="size of the beam")
+    search.add_argument("--beam", type=positive, default=5, metavar="N", help="size of the beam")
     search.add_argument(
         "--max-len-a",
         type=float,
@@ -87,8 +66,9 @@ def add_parser(subparsers: Any) -> None:
     )
     search.add_argument("--max-len-b", type=int, default=10, metavar="B", help="see --max-len-a")
     search.add_argument(
-        "--batch-size", type=_positive, default=32, metavar="N", help="lines decoded together"
+        "--batch-size", type=positive, default=32, metavar="N", help="lines decoded together"
     )
+    add_uncertainty_options(parser)
     alarm = parser.add_argument_group("out-of-domain alarm")
     source = alarm.add_mutually_exclusive_group()
     source.add_argument(
@@ -105,7 +85,10 @@ def add_parser(subparsers: Any) -> None:
         help="share of the in-domain sentences of --calibrate that may raise the alarm",
     )
     alarm.add_argument(
-        "--measure", default="total_uncertainty", metavar="NAME", help=f"of {', '.join(MEASURES)}"
+        "--measure",
+        default="total_uncertainty",
+        metavar="NAME",
+        help="that raises the alarm; `seqdistill measures` lists them",
     )
     add_output_options(parser, what="write here instead of to stdout")
 
@@ -114,7 +97,13 @@ def run(args: argparse.Namespace) -> int:
     """Translate stdin; returns the exit status."""
     refuse_existing(args.output, overwrite=args.overwrite)
     alarm = _alarm(args)
-    translator = _load(args)
+    translator = load_translator(
+        args,
+        uncertainty_options(args, also=args.measure),
+        beam=args.beam,
+        max_len_a=args.max_len_a,
+        max_len_b=args.max_len_b,
+    )
     alarm.check(translator.model)
     print(f"decoding with {describe_model(translator.model)}", file=sys.stderr)
 
@@ -126,7 +115,7 @@ def run(args: argparse.Namespace) -> int:
     )
     count = alarms = 0
     with output as handle:
-        for hypothesis in _progress(_translated(translator, sys.stdin, batch_size)):
+        for hypothesis in with_progress(_translated(translator, sys.stdin, batch_size)):
             is_ood = alarm.is_raised(hypothesis)
             _write(handle, hypothesis, is_ood, alarm)
             count += 1
@@ -148,11 +137,6 @@ class _Alarm:
 
     def check(self, model: ModelInfo) -> None:
         """Raise an :class:`InputError` unless the alarm fits the models that decode."""
-        if self.measure not in measures_of(model.kind):
-            raise InputError(
-                f"{describe_model(model)} has no {self.measure}; choose a --measure of "
-                f"{', '.join(measures_of(model.kind))}"
-            )
         if self.model is not None and self.model != model:
             raise InputError(
                 f"--calibrate was decoded by {describe_model(self.model)}, and --path is "
@@ -170,6 +154,11 @@ class _Alarm:
 def _alarm(args: argparse.Namespace) -> _Alarm:
     if args.measure not in MEASURES:
         raise UsageError(f"--measure {args.measure}: unknown; known are {', '.join(MEASURES)}")
+    if not MEASURES[args.measure].higher_is_more_uncertain:
+        raise UsageError(
+            f"--measure {args.measure}: it is there for comparison only, and higher does not mean "
+            "more uncertain; choose another"
+        )
     if args.calibrate is None:
         return _Alarm(args.measure, args.threshold, None)
     in_domain = read_best(args.calibrate)
@@ -188,32 +177,6 @@ def _alarm(args: argparse.Namespace) -> _Alarm:
     return _Alarm(args.measure, threshold, in_domain[0].model)
 
 
-def _load(args: argparse.Namespace) -> "Translator":
-    for name in ("fairseq", "fairseq_plugins"):  # chatty already while they are imported
-        logging.getLogger(name).setLevel(logging.WARNING)
-    with warnings.catch_warnings():
-        # fairseq uses what torch and Python have deprecated; nobody who translates can mend it.
-        warnings.simplefilter("ignore")
-        try:
-            from fairseq_plugins.generation.translator import Translator
-        except ImportError as error:
-            raise InputError(
-                f'translation needs fairseq: pip install "seqdistill[fairseq]" ({error})'
-            ) from error
-        return Translator(
-            [path for path in args.path.split(os.pathsep) if path],
-            args.data,
-            args.source_lang,
-            args.target_lang,
-            sentencepiece_model=args.sentencepiece_model,
-            beam=args.beam,
-            max_len_a=args.max_len_a,
-            max_len_b=args.max_len_b,
-            predictive=args.predictive,
-            use_cpu=args.cpu,
-        )
-
-
 def _translated(
     translator: "Translator", lines: Iterable[str], batch_size: int
 ) -> Iterator[Hypothesis]:
@@ -225,23 +188,8 @@ def _translated(
         count += len(batch)
 
 
-def _progress(hypotheses: Iterator[Hypothesis]) -> Iterable[Hypothesis]:
-    from tqdm import tqdm
-
-    # disable=None: no bar where stderr is no terminal.
-    bar: Iterable[Hypothesis] = tqdm(hypotheses, unit=" sentences", file=sys.stderr, disable=None)
-    return bar
-
-
 def _write(handle: IO[str], hypothesis: Hypothesis, is_ood: bool | None, alarm: _Alarm) -> None:
     record = asdict(hypothesis)
     record |= {"ood": is_ood, "ood_measure": alarm.measure, "threshold": alarm.threshold}
     handle.write(json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n")
     handle.flush()
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"expected a number of at least 1, got {number}")
-    return number

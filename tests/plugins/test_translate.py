@@ -119,7 +119,7 @@ def test_a_dirichlet_student_knows_its_head(
     ("options", "path", "status", "message"),
     [
         (["--measure", "mkl"], "1.pt", 2, "known are total_uncertainty"),
-        (["--measure", "epkl"], "1.pt", 1, "choose a --measure of total_uncertainty"),
+        (["--measure", "epkl"], "1.pt", 1, "kind softmax has no epkl; it has total_uncertainty"),
         ([], "missing.pt", 1, "missing.pt: no such file"),
         ([], "1.pt:student.pt", 1, "decoded alone"),
         (["--predictive", "mean"], "1.pt", 1, "needs a Dirichlet student"),
@@ -161,3 +161,40 @@ def test_other_dictionaries_and_lines_that_are_too_long(folder: Path) -> None:
     tiny_dictionary(30).save(str(folder / "dict.de.txt"))
     with pytest.raises(InputError, match="trained with other dictionaries"):
         Translator([str(folder / "1.pt")], folder, "en", "de", use_cpu=True)
+
+
+@pytest.mark.parametrize("combination", ["pe", "ep"])
+def test_combinations_and_measures(
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    combination: str,
+) -> None:
+    options = ["--ensemble-combination", combination, "--uncertainty-measures", "epkl_ep,entropy"]
+    options += ["--measure", "joint_total_uncertainty_ep", "--threshold", "0.5"]
+    assert translate(folder, monkeypatch, *options) == 0
+    for record in records_of(capsys.readouterr().out):
+        assert record["model"]["predictive"] == combination
+        # The alarm's measure is computed whether it was asked for or not.
+        assert list(record["uncertainty"]) == ["epkl_ep", "entropy", "joint_total_uncertainty_ep"]
+        assert list(record["token_uncertainty"]) == ["epkl_ep", "entropy"]
+        assert record["ood"] is (record["uncertainty"]["joint_total_uncertainty_ep"] > 0.5)
+
+
+def test_a_student_with_drawn_members(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--dirichlet-samples", "5", "--measure", "joint_reverse_mutual_information_ep"]
+    assert translate(folder, monkeypatch, *options, path="student.pt") == 0
+    for record in records_of(capsys.readouterr().out):
+        assert record["uncertainty"]["joint_reverse_mutual_information_ep"] >= 0
+    assert translate(folder, monkeypatch, *options[2:], path="student.pt") == 1
+    assert "--dirichlet-samples" in capsys.readouterr().err
+
+
+def test_an_alarm_needs_a_measure_that_points_upwards(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--measure", "official_mutual_information"]
+    assert translate(folder, monkeypatch, *options, path="student.pt") == 2
+    assert "comparison only" in capsys.readouterr().err

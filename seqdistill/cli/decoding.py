@@ -1,0 +1,150 @@
+"""What the verbs that run models share: options of the models and of their measures."""
+
+import argparse
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from seqdistill.errors import InputError, UsageError
+from seqdistill.hypotheses import Hypothesis
+from seqdistill.student import PREDICTIVES
+from seqdistill.uncertainty.measures import DEFAULT, select_measures
+from seqdistill.uncertainty.options import COMBINATIONS, UncertaintyOptions
+
+if TYPE_CHECKING:
+    from fairseq_plugins.generation.translator import Translator
+
+
+def add_model_options(parser: argparse.ArgumentParser, *, sentencepiece_help: str) -> Any:
+    """Add the options that say which models run; returns their group."""
+    models = parser.add_argument_group("models")
+    models.add_argument(
+        "--path",
+        required=True,
+        metavar="A.pt[:B.pt…]",
+        help="checkpoints with colons between them: an ensemble, one model, or a Dirichlet student",
+    )
+    models.add_argument(
+        "--data",
+        required=True,
+        metavar="DIR",
+        help="folder with dict.SOURCE.txt and dict.TARGET.txt, as fairseq-preprocess makes it",
+    )
+    models.add_argument(
+        "-s", "--source-lang", required=True, metavar="SOURCE", help="source language"
+    )
+    models.add_argument(
+        "-t", "--target-lang", required=True, metavar="TARGET", help="target language"
+    )
+    models.add_argument("--sentencepiece-model", metavar="FILE", help=sentencepiece_help)
+    models.add_argument(
+        "--predictive",
+        choices=PREDICTIVES,
+        help="what a Dirichlet student decodes with (default: what its checkpoint says)",
+    )
+    models.add_argument("--cpu", action="store_true", help="stay on the CPU")
+    return models
+
+
+def add_uncertainty_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say what is measured, and how members are combined."""
+    group = parser.add_argument_group("uncertainty")
+    group.add_argument(
+        "--uncertainty-measures",
+        metavar="NAMES",
+        help="measures to compute, with commas between them; all; default (see `seqdistill "
+        "measures`)",
+    )
+    group.add_argument(
+        "--ensemble-combination",
+        choices=COMBINATIONS,
+        default="pe",
+        help="how members make one model: product of expectations or expectation of products",
+    )
+    group.add_argument(
+        "--dirichlet-samples",
+        type=int,
+        default=0,
+        metavar="N",
+        help="draw N members from a Dirichlet student at every step, for its joint EP measures",
+    )
+    group.add_argument(
+        "--dirichlet-seed", type=int, default=0, metavar="N", help="of --dirichlet-samples"
+    )
+
+
+def uncertainty_options(args: argparse.Namespace, *, also: str | None = None) -> UncertaintyOptions:
+    """Read the options of :func:`add_uncertainty_options`.
+
+    Args:
+        args: parsed.
+        also: a measure to compute beside those that were chosen.
+
+    Raises:
+        UsageError: an unknown measure, or numbers out of range.
+    """
+    try:
+        measures = select_measures(args.uncertainty_measures)
+        if also is not None and (measures is None or also not in measures):
+            measures = (*(measures or (DEFAULT,)), also)
+        return UncertaintyOptions(
+            measures, args.ensemble_combination, args.dirichlet_samples, args.dirichlet_seed
+        )
+    except InputError as error:
+        raise UsageError(str(error)) from error
+
+
+def load_translator(
+    args: argparse.Namespace, options: UncertaintyOptions, **settings: Any
+) -> "Translator":
+    """Load the models of :func:`add_model_options`.
+
+    Args:
+        args: parsed.
+        options: what is measured.
+        **settings: more of the ``Translator``'s.
+
+    Raises:
+        InputError: fairseq is missing, or what ``Translator`` raises.
+    """
+    for name in ("fairseq", "fairseq_plugins"):  # chatty already while they are imported
+        logging.getLogger(name).setLevel(logging.WARNING)
+    with warnings.catch_warnings():
+        # fairseq uses what torch and Python have deprecated; nobody who translates can mend it.
+        warnings.simplefilter("ignore")
+        try:
+            from fairseq_plugins.generation.translator import Translator
+        except ImportError as error:
+            raise InputError(
+                f'running models needs fairseq: pip install "seqdistill[fairseq]" ({error})'
+            ) from error
+        return Translator(
+            [path for path in args.path.split(os.pathsep) if path],
+            args.data,
+            args.source_lang,
+            args.target_lang,
+            sentencepiece_model=args.sentencepiece_model,
+            predictive=args.predictive,
+            use_cpu=args.cpu,
+            options=options,
+            **settings,
+        )
+
+
+def with_progress(hypotheses: Iterator[Hypothesis]) -> Iterable[Hypothesis]:
+    """Show how many hypotheses have passed, where stderr is a terminal."""
+    from tqdm import tqdm
+
+    bar: Iterable[Hypothesis] = tqdm(hypotheses, unit=" sentences", file=sys.stderr, disable=None)
+    return bar
+
+
+def positive(text: str) -> int:
+    """Read a whole number above 0."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"expected a number of at least 1, got {number}")
+    return number
