@@ -35,14 +35,12 @@ from seqdistill.assessment.error_detection import (
     ErrorResult,
     detect_errors,
 )
+from seqdistill.assessment.hypothesis_files import HypothesisSet, read_best, read_set
 from seqdistill.assessment.hypothesis_sets import (
-    HypothesisSet,
     OodAssessment,
     assess_ood,
     assess_quality,
     assess_rejection,
-    read_best,
-    read_set,
     uncertainty_of,
 )
 from seqdistill.assessment.numbers import Numbers, compare_numbers

@@ -28,7 +28,8 @@ from seqdistill.assessment.bootstrap import (
 from seqdistill.assessment.checks import FloatArray
 from seqdistill.assessment.correlation import spearman
 from seqdistill.assessment.forced_sets import ForcedSet, require_same_tokens
-from seqdistill.assessment.hypothesis_sets import order_measures, uncertainty_of
+from seqdistill.assessment.hypothesis_files import order_measures
+from seqdistill.assessment.hypothesis_sets import uncertainty_of
 from seqdistill.assessment.numbers import Numbers
 from seqdistill.assessment.signatures import bootstrap_fields, measure_fields, sign
 

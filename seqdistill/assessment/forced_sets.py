@@ -9,7 +9,7 @@ import numpy as np
 
 from seqdistill.assessment.bootstrap import IntArray
 from seqdistill.assessment.checks import FloatArray
-from seqdistill.assessment.hypothesis_sets import HypothesisSet, read_set
+from seqdistill.assessment.hypothesis_files import HypothesisSet, read_set
 from seqdistill.errors import InputError
 
 # A float32 softmax rounds certainty to a log-probability just above 0.
@@ -57,7 +57,7 @@ def read_forced(path: str | Path) -> ForcedSet:
     """Read scored references.
 
     Raises:
-        InputError: as :func:`seqdistill.assessment.hypothesis_sets.read_set`; or a hypothesis was
+        InputError: as :func:`seqdistill.assessment.hypothesis_files.read_set`; or a hypothesis was
             searched for, has no tokens, has lists of another length than its tokens, holds NaN,
             infinity or an impossible probability, or lacks what the others have (file and line are
             named).

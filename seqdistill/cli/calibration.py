@@ -8,7 +8,7 @@ from typing import Any
 from seqdistill.assessment.calibration import BINNINGS, CalibrationResult, calibration
 from seqdistill.assessment.diagrams import check_format, reliability_diagram
 from seqdistill.assessment.forced_sets import read_forced, require_same_tokens
-from seqdistill.assessment.hypothesis_sets import describe_model
+from seqdistill.assessment.hypothesis_files import describe_model
 from seqdistill.assessment.numbers import compare_numbers
 from seqdistill.assessment.token_calibration import assess_calibration
 from seqdistill.cli.common import add_verb, named_paths, refuse_existing

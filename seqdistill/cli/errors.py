@@ -16,13 +16,8 @@ from seqdistill.assessment.error_detection import (
     ErrorResult,
     detect_errors,
 )
-from seqdistill.assessment.hypothesis_sets import (
-    HypothesisSet,
-    choose_measures,
-    describe_model,
-    read_set,
-    uncertainty_of,
-)
+from seqdistill.assessment.hypothesis_files import HypothesisSet, describe_model, read_set
+from seqdistill.assessment.hypothesis_sets import choose_measures, uncertainty_of
 from seqdistill.assessment.numbers import compare_numbers
 from seqdistill.assessment.quality import SENTENCE_METRICS, sentence_quality, sentence_signature
 from seqdistill.assessment.rejection import RejectionResult, reject

@@ -7,7 +7,7 @@ from typing import Any
 
 from seqdistill.assessment.fidelity import assess_fidelity
 from seqdistill.assessment.forced_sets import read_forced
-from seqdistill.assessment.hypothesis_sets import describe_model
+from seqdistill.assessment.hypothesis_files import describe_model
 from seqdistill.assessment.numbers import Numbers, compare_numbers
 from seqdistill.cli.common import add_verb, named_paths, refuse_existing
 from seqdistill.cli.comparisons import (

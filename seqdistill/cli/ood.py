@@ -7,14 +7,8 @@ from typing import Any
 
 from seqdistill.assessment.bootstrap import Comparison
 from seqdistill.assessment.detection import compare_detection
-from seqdistill.assessment.hypothesis_sets import (
-    HypothesisSet,
-    assess_ood,
-    choose_measures,
-    describe_model,
-    read_set,
-    uncertainty_of,
-)
+from seqdistill.assessment.hypothesis_files import HypothesisSet, describe_model, read_set
+from seqdistill.assessment.hypothesis_sets import assess_ood, choose_measures, uncertainty_of
 from seqdistill.cli.common import add_verb, measures_option, named_paths, refuse_existing
 from seqdistill.cli.comparisons import (
     add_result_options,
