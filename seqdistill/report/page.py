@@ -5,14 +5,17 @@ from pathlib import Path
 from typing import Any
 
 import seqdistill
-from seqdistill.assessment.detection import Estimate, roc_curve
+from seqdistill.assessment.detection import roc_curve
 from seqdistill.assessment.hypothesis_sets import describe_model, order_measures, uncertainty_of
-from seqdistill.assessment.quality import METRICS
 from seqdistill.errors import InputError
 from seqdistill.files import atomic_write
 from seqdistill.report import plots
+from seqdistill.report.errors import errors_section, percent
 from seqdistill.report.examples import most_uncertain, shadable, shading_scale
+from seqdistill.report.explorer import explorer_json
+from seqdistill.report.fidelity import fidelity_section
 from seqdistill.report.inputs import ReportInput
+from seqdistill.report.quality import quality_table
 from seqdistill.report.results import SystemResult, compute
 from seqdistill.report.tables import DETECTION_METRICS, best_measures, symbol_of, unit_of
 from seqdistill.uncertainty.measures import MEASURES
@@ -50,6 +53,7 @@ def render_report(report: ReportInput) -> str:
     except ImportError as error:
         raise InputError('the report needs jinja2: pip install "seqdistill[report]"') from error
     results = compute(report)
+    errors = errors_section(results, report)
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_FOLDER),
         autoescape=True,
@@ -64,16 +68,18 @@ def render_report(report: ReportInput) -> str:
         css=Markup((_FOLDER / "page.css").read_text(encoding="utf-8")),
         version=seqdistill.__version__,
         systems=_systems(results),
-        quality=_quality(results),
+        quality=quality_table(results, resamples=report.resamples, seed=report.seed),
         detection=_detection(results),
         roc=_roc(results),
         histograms=_histograms(results),
-        rejection=_rejection(results, report.quality_metric),
+        rejection=errors,
         reliability=_reliability(results),
+        fidelity=fidelity_section(results),
+        explorer=explorer_json(results, report.quality_metric, series=plots.SERIES),
         examples=_examples(results, report.examples),
         definitions=_definitions(results),
         settings=dict(report.settings),
-        signatures=_signatures(results),
+        signatures=_signatures(results) | (errors["signatures"] if errors else {}),
         resamples=report.resamples,
     )
 
@@ -92,46 +98,6 @@ def _systems(results: Sequence[SystemResult]) -> list[dict[str, Any]]:
     ]
 
 
-def _quality(results: Sequence[SystemResult]) -> dict[str, Any]:
-    """The table of quality: columns that at least one system fills, the best value marked."""
-    columns: list[tuple[str, str, bool | None, list[float | None]]] = [
-        ("BLEU", "{:.1f}", True, [r.quality.bleu.value if r.quality else None for r in results]),
-        ("chrF", "{:.1f}", True, [r.quality.chrf.value if r.quality else None for r in results]),
-        (
-            "NLL, nats/token",
-            "{:.3f}",
-            False,
-            [r.likelihood.nll if r.likelihood else None for r in results],
-        ),
-        (
-            "ECE, %",
-            "{:.2f}",
-            False,
-            [100 * r.calibration.ece if r.calibration else None for r in results],
-        ),
-    ]
-    extra = dict.fromkeys(name for result in results for name in result.system.scores)
-    for name in extra:
-        # Whether more of it is better is not known, so nothing is marked.
-        columns.append((name, "{:.4g}", None, [r.system.scores.get(name) for r in results]))
-    filled = [column for column in columns if any(value is not None for value in column[3])]
-    rows = []
-    for index, result in enumerate(results):
-        cells = []
-        for _, pattern, higher, values in filled:
-            known = [value for value in values if value is not None]
-            value = values[index]
-            top = None if higher is None else (max(known) if higher else min(known))
-            cells.append(
-                {
-                    "text": "–" if value is None else pattern.format(value),
-                    "best": len(known) > 1 and value is not None and value == top,
-                }
-            )
-        rows.append({"name": result.name, "series": index % plots.SERIES, "cells": cells})
-    return {"columns": [column[0] for column in filled], "rows": rows}
-
-
 def _detection(results: Sequence[SystemResult]) -> list[dict[str, Any]]:
     """One table a metric: a group of rows a system, a row a measure, a column a set."""
     sets = _set_names(results)
@@ -140,6 +106,7 @@ def _detection(results: Sequence[SystemResult]) -> list[dict[str, Any]]:
     tables = []
     for metric, (label, higher) in DETECTION_METRICS.items():
         groups = []
+        top = _best_of_columns(results, metric, higher)
         for index, result in enumerate(results):
             if result.ood is None:
                 continue
@@ -152,9 +119,10 @@ def _detection(results: Sequence[SystemResult]) -> list[dict[str, Any]]:
                     if found is None:
                         cells.append(None)
                         continue
-                    cell = _percent(getattr(found, metric))
+                    cell = percent(getattr(found, metric))
                     value = getattr(found, metric).value
-                    cell["best"] = measure in best[name]
+                    cell["best"] = value == top[name]
+                    cell["own_best"] = measure in best[name] and not cell["best"]
                     cell["good"] = f"{max(0.0, 2 * value - 1) if higher else 1 - value:.3f}"
                     cells.append(cell)
                 rows.append({"measure": measure, "cells": cells})
@@ -163,6 +131,18 @@ def _detection(results: Sequence[SystemResult]) -> list[dict[str, Any]]:
             {"metric": metric, "label": label, "higher": higher, "sets": sets, "groups": groups}
         )
     return tables
+
+
+def _best_of_columns(
+    results: Sequence[SystemResult], metric: str, higher: bool
+) -> dict[str, float]:
+    """The best value of each set over all systems and measures."""
+    columns: dict[str, list[float]] = {}
+    for result in results:
+        for row in result.ood.results.values() if result.ood else ():
+            for name, found in row.items():
+                columns.setdefault(name, []).append(getattr(found, metric).value)
+    return {name: max(found) if higher else min(found) for name, found in columns.items()}
 
 
 def _roc(results: Sequence[SystemResult]) -> list[dict[str, str]]:
@@ -210,55 +190,6 @@ def _histograms(results: Sequence[SystemResult]) -> list[dict[str, Any]]:
         ]
         groups.append({"name": result.name, "series": index % plots.SERIES, "panels": panels})
     return groups
-
-
-def _rejection(results: Sequence[SystemResult], metric: str) -> dict[str, Any] | None:
-    """Curves of the shown measures a system, and the ratio of every measure."""
-    with_curves = [(i, r) for i, r in enumerate(results) if r.rejection]
-    if not with_curves:
-        return None
-    panels, ratios = [], {}
-    for index, result in with_curves:
-        rejection = result.rejection or {}
-        first = next(iter(rejection.values()))
-        curves = [
-            plots.Curve(first.rejected, first.oracle),
-            plots.Curve(first.rejected, first.random),
-        ]
-        curves += [
-            plots.Curve(rejection[m].rejected, rejection[m].curve, index, dashed=order > 0)
-            for order, m in enumerate(result.shown_measures)
-        ]
-        svg = plots.curves_plot(
-            curves,
-            x_label="share handed over",
-            y_label=f"sentence {METRICS[metric]}",
-            key=f"rej{index}",
-        )
-        panels.append({"title": result.name, "svg": svg})
-        ratios[result.name] = {
-            measure: found.prr for measure, found in rejection.items() if found.prr is not None
-        }
-    measures = order_measures({measure for found in ratios.values() for measure in found})
-    best = {
-        name: max((e.value for e in found.values()), default=0.0) for name, found in ratios.items()
-    }
-    rows = []
-    for measure in measures:
-        cells: list[dict[str, Any] | None] = []
-        for name, found in ratios.items():
-            if measure not in found:
-                cells.append(None)
-                continue
-            cell = _percent(found[measure])
-            cell["best"] = found[measure].value == best[name]
-            cell["good"] = f"{max(0.0, found[measure].value):.3f}"
-            cells.append(cell)
-        rows.append({"measure": measure, "cells": cells})
-    systems = [
-        {"name": result.name, "series": index % plots.SERIES} for index, result in with_curves
-    ]
-    return {"panels": panels, "systems": systems, "rows": rows, "metric": METRICS[metric]}
 
 
 def _reliability(results: Sequence[SystemResult]) -> list[dict[str, str]]:
@@ -342,10 +273,3 @@ def _signatures(results: Sequence[SystemResult]) -> dict[str, list[str]]:
 
 def _set_names(results: Sequence[SystemResult]) -> list[str]:
     return list(dict.fromkeys(name for r in results for name in r.system.out_of_domain))
-
-
-def _percent(estimate: Estimate) -> dict[str, Any]:
-    interval = None
-    if estimate.low is not None and estimate.high is not None:
-        interval = f"{100 * estimate.low:.1f}–{100 * estimate.high:.1f}"
-    return {"value": f"{100 * estimate.value:.1f}", "interval": interval, "best": False}

@@ -4,6 +4,7 @@ Matplotlib draws in stand-in colours which are then replaced by CSS variables, s
 a light and a dark page. Texts stay texts: they are searchable and use the page's fonts.
 """
 
+import html
 import io
 import re
 from collections.abc import Sequence
@@ -30,6 +31,7 @@ _VARIABLES = {
 }
 _SIZE = (3.3, 2.75)  # inches; the page scales the drawing to its column
 _POINTS = 240  # of a curve: more would not be seen and would only fatten the page
+_SCATTER = 400  # of a cloud of points, likewise
 
 
 @dataclass(frozen=True)
@@ -123,6 +125,43 @@ def histogram_plot(in_scores: FloatArray, out_scores: FloatArray, *, x_label: st
         return drawing.svg(key)
 
 
+def scatter_plot(
+    x: FloatArray, y: FloatArray, *, x_label: str, y_label: str, series: int, key: str
+) -> str:
+    """Return an SVG of at most 400 points, evenly chosen; on the diagonal both sides are equal.
+
+    Axes are logarithmic where every value is above 0, as uncertainties spread over powers of ten.
+
+    Args:
+        x: shape (n,), at least one.
+        y: shape (n,).
+        x_label: of the axis.
+        y_label: of the axis.
+        series: number of the colour.
+        key: unique on the page.
+
+    Raises:
+        InputError: matplotlib is missing.
+    """
+    chosen = np.unique(np.linspace(0, len(x) - 1, min(len(x), _SCATTER)).round().astype(np.int64))
+    x, y = x[chosen], y[chosen]
+    low, high = float(min(x.min(), y.min())), float(max(x.max(), y.max()))
+    with _drawing() as drawing:
+        axes = drawing.axes
+        if 0.0 < low < high:
+            axes.set_xscale("log")
+            axes.set_yscale("log")
+            for axis in (axes.xaxis, axes.yaxis):
+                _plain_powers(axis, decades=np.log10(high / low))
+        axes.plot([low, high], [low, high], color=_MUTED, linewidth=0.8, linestyle=(0, (1, 2)))
+        axes.plot(
+            x, y, linestyle="", marker="o", markersize=2.6, markeredgewidth=0, alpha=0.45,
+            color=_series(series),
+        )  # fmt: skip
+        _label(axes, x_label, y_label)
+        return drawing.svg(key)
+
+
 def reliability_plot(result: CalibrationResult, *, series: int, key: str) -> str:
     """Return a reliability diagram: accuracy against confidence; the diagonal is perfect.
 
@@ -193,13 +232,19 @@ class _drawing:  # noqa: N801 (reads as the verb it is: with _drawing() as …)
             buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None}
         )
         text = buffer.getvalue()
+        name = html.escape(f"{self.axes.get_ylabel()} against {self.axes.get_xlabel()}")
         text = text[text.index("<svg") :]  # the XML declaration has no place inside a page
         text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
         text = re.sub(r'\b(id="|xlink:href="#|url\(#)', rf"\g<1>{key}-", text)
+        # A hundredth of a point is not seen, and more digits are most of a drawing's bytes.
+        text = re.sub(r"\d+\.\d{3,}", lambda found: f"{float(found[0]):.2f}", text)
         for colour, variable in _VARIABLES.items():
             text = text.replace(colour, variable)
         return re.sub(
-            r'<svg [^>]*?(viewBox="[^"]*")[^>]*>', r'<svg class="plot" role="img" \1>', text
+            r'<svg [^>]*?(viewBox="[^"]*")[^>]*>',
+            lambda found: f'<svg class="plot" role="img" aria-label="{name}" {found[1]}>',
+            text,
+            count=1,
         )
 
 
@@ -211,6 +256,17 @@ def _label(axes: Any, x_label: str, y_label: str) -> None:
     axes.set_xlabel(x_label)
     axes.set_ylabel(y_label)
     axes.tick_params(length=2.5)
+
+
+def _plain_powers(axis: Any, *, decades: float) -> None:
+    """Ticks at 1 (2, 5) times a power of ten, written out: a small plot has no room for more."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+    axis.set_major_locator(
+        LogLocator(subs=(1.0, 2.0, 5.0) if decades < 2.5 else (1.0,), numticks=6)
+    )
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_locator(NullLocator())
 
 
 def _thin(length: int) -> Any:

@@ -1,0 +1,243 @@
+"""What the sections of the report compute: intervals, curves, fidelity, packed sentences."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import sacrebleu
+
+from seqdistill.assessment.correlation import spearman
+from seqdistill.report import ReportInput, SystemInput
+from seqdistill.report.errors import errors_section, retention_curve
+from seqdistill.report.explorer import TokenScale, explorer_json
+from seqdistill.report.fidelity import fidelity_section
+from seqdistill.report.page import render_report
+from seqdistill.report.quality import (
+    chrf_counts,
+    chrf_of_sums,
+    quality_intervals,
+    quality_table,
+)
+from seqdistill.report.results import compute
+from tests.reference.hypothesis_sets import make_hypotheses
+
+
+def two_systems(count: int = 40, **more: object) -> list[SystemInput]:
+    return [
+        SystemInput(
+            kind,
+            make_hypotheses(count, kind=kind),
+            {"news": make_hypotheses(20, kind=kind, difficulty=0.8, seed=1)},
+            **more,
+        )
+        for kind in ("ensemble", "dirichlet")
+    ]
+
+
+# --- quality -----------------------------------------------------------------
+
+
+def test_scores_of_sums_are_those_of_sacrebleu() -> None:
+    texts = ["Guten  Tag, Tom!", "ja", "", "das ist ein Haus", "völlig anders"]
+    references = ["Guten Morgen, Tom!", "ja", "nein", "dies war ein kleines Haus", "xyz"]
+    for chosen in ([0], [1], [2], [4], [0, 1, 2, 3, 4], [1, 4]):
+        mine, theirs = [texts[i] for i in chosen], [references[i] for i in chosen]
+        sums = chrf_counts(mine, theirs).sum(axis=0, keepdims=True)
+        expected = sacrebleu.corpus_chrf(mine, [theirs]).score
+        assert chrf_of_sums(sums)[0] == pytest.approx(expected, rel=1e-12, abs=1e-12)
+
+
+def test_intervals_are_quantiles_of_corpora_drawn_again() -> None:
+    hypotheses = make_hypotheses(30)
+    found = quality_intervals(hypotheses, resamples=50, seed=3)
+    assert found is not None
+    stream = np.random.default_rng([3, 0])
+    drawn: dict[str, list[float]] = {"bleu": [], "chrf": []}
+    for _ in range(50):
+        chosen = [hypotheses[i] for i in stream.integers(0, 30, size=30)]
+        texts, references = [h.text for h in chosen], [str(h.reference) for h in chosen]
+        drawn["bleu"].append(sacrebleu.corpus_bleu(texts, [references], force=True).score)
+        drawn["chrf"].append(sacrebleu.corpus_chrf(texts, [references]).score)
+    for name, scores in drawn.items():
+        low, high = np.quantile(scores, [0.025, 0.975])
+        assert found[name].low == pytest.approx(low, rel=1e-9)
+        assert found[name].high == pytest.approx(high, rel=1e-9)
+        assert low < found[name].value < high
+    assert quality_intervals([replace(h, reference=None) for h in hypotheses],
+                             resamples=0, seed=0) is None  # fmt: skip
+
+
+def test_quality_table_has_intervals_and_marks_the_best() -> None:
+    results = compute(ReportInput(two_systems(), resamples=0))
+    table = quality_table(results, resamples=20, seed=0)
+    assert table["columns"] == ["BLEU", "chrF"]
+    for column in range(2):
+        cells = [row["cells"][column] for row in table["rows"]]
+        values = [float(cell["text"]) for cell in cells]
+        assert [cell["best"] for cell in cells] == [value == max(values) for value in values]
+        for cell, value in zip(cells, values, strict=True):
+            low, high = map(float, cell["interval"].split("–"))
+            assert low <= value <= high
+    without = quality_table(results, resamples=0, seed=0)
+    assert all(cell["interval"] is None for row in without["rows"] for cell in row["cells"])
+
+
+# --- errors ------------------------------------------------------------------
+
+
+def test_retention_by_hand_with_a_tie() -> None:
+    kept, left = retention_curve(np.array([0.2, 0.6, 1.0, 0.0]), np.array([1.0, 2.0, 2.0, 0.5]))
+    np.testing.assert_allclose(kept, [0.0, 0.25, 0.5, 1.0])
+    np.testing.assert_allclose(left, [0.0, 0.0, 0.05, 0.45])
+
+
+def test_errors_at_a_threshold_are_left_out_where_it_separates_nothing() -> None:
+    system = two_systems()[0]
+    perfect = [replace(h, text=str(h.reference)) for h in system.in_domain[:-1]]
+    almost = replace(system, in_domain=[*perfect, system.in_domain[-1]])
+    for chosen, acceptable in ((system, "40"), (almost, None)):
+        report = ReportInput([chosen], resamples=5)
+        section = errors_section(compute(report), report)
+        assert section is not None
+        assert section["acceptable"] == acceptable
+        labels = [table["label"] for table in section["tables"]]
+        assert labels == (["PRR", "R-AUC", "F1-AUC", "F1@95", "AURC"] if acceptable else ["PRR"])
+    report = ReportInput([system], resamples=5)
+    section = errors_section(compute(report), report)
+    assert section is not None
+    for table in section["tables"]:
+        column = [row["cells"][0] for row in table["rows"]]
+        values = [float(cell["value"]) for cell in column]
+        best = max(values) if table["higher"] else min(values)
+        marked = {value for cell, value in zip(column, values, strict=True) if cell["best"]}
+        assert marked == {best}
+
+
+# --- fidelity ----------------------------------------------------------------
+
+
+def test_fidelity_is_measured_on_references_where_both_have_them() -> None:
+    ensemble, student = two_systems()
+    results = compute(ReportInput([student, ensemble], resamples=0))
+    section = fidelity_section(results)
+    assert section is not None
+    assert section["teacher"] == "ensemble"
+    assert not section["forced"]
+    by_measure = {row["measure"]: row["cells"][0]["value"] for row in section["rows"]}
+    assert "inverse_precision" not in by_measure  # the ensemble has none
+    x, y = (
+        [h.uncertainty["epkl"] for h in system.in_domain] for system in (ensemble, student)
+    )  # fmt: skip
+    assert by_measure["epkl"] == f"{spearman(x, y):.3f}"
+    forced = make_hypotheses(10, forced=True)
+    same = [replace(f, model=student.in_domain[0].model) for f in forced]
+    on_references = [replace(ensemble, forced=forced), replace(student, forced=same)]
+    section = fidelity_section(compute(ReportInput(on_references, resamples=0)))
+    assert section is not None
+    assert section["forced"]
+    assert section["systems"][0]["n"] == 10
+    assert {row["cells"][0]["value"] for row in section["rows"]} == {"1.000"}
+    # Nothing to be faithful to.
+    assert fidelity_section(compute(ReportInput([student], resamples=0))) is None
+    assert fidelity_section(compute(ReportInput([ensemble], resamples=0))) is None
+
+
+# --- explorer ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        [1e-6, 3e-4, 0.02, 0.5, 7.5],
+        [0.0, 0.25, 0.5],
+        [0.0, 0.0],
+        [0.7],
+        [-0.5, 0.0, 1.25],
+        [-1.0, -1.0],
+    ],
+)
+def test_token_values_survive_two_characters(values: list[float]) -> None:
+    scale = TokenScale.of(np.array(values))
+    text = scale.encode(values)
+    assert len(text) == 2 * len(values)
+    assert scale.decode(text) == pytest.approx(values, rel=2.5e-3, abs=1e-3 * (min(values) < 0))
+    assert scale.full > scale.pale
+
+
+def test_shades_are_full_at_the_98th_percentile() -> None:
+    values = np.arange(1, 102, dtype=np.float64)
+    scale = TokenScale.of(values)
+    assert (scale.pale, scale.full) == (0.0, pytest.approx(np.quantile(values, 0.98)))
+
+
+def test_the_page_holds_every_value() -> None:
+    systems = two_systems(8)
+    text = explorer_json(compute(ReportInput(systems, resamples=0)), "chrf", series=6)
+    assert text is not None
+    data = json.loads(text)
+    assert data["kept"] == [28, 28]
+    assert data["sets"] == ["in-domain", "news"]
+    for system, packed in zip(systems, data["systems"], strict=True):
+        every = [*system.in_domain, *system.out_of_domain["news"]]
+        assert packed["id"] == [h.id for h in every]
+        assert packed["set"] == [0] * 8 + [1] * 20
+        assert [data["texts"][i] for i in packed["source"]] == [h.source for h in every]
+        for measure, column in packed["values"].items():
+            expected = [h.uncertainty[measure] for h in every]
+            assert column == pytest.approx(expected, rel=5e-4)
+        for measure, tokens in packed["tokens"].items():
+            logarithmic, *rest = tokens["scale"]
+            scale = TokenScale(bool(logarithmic), *rest)
+            for h, row in zip(every, tokens["rows"], strict=True):
+                assert scale.decode(row) == pytest.approx(h.token_uncertainty[measure], rel=5e-3)
+
+
+def test_a_tight_budget_leaves_out_shades_first_and_then_sentences() -> None:
+    results = compute(ReportInput(two_systems(60), resamples=0))
+    whole = explorer_json(results, "chrf", series=6)
+    assert whole is not None
+    texts_only = len(json.dumps({
+        **json.loads(whole),
+        "systems": [{**s, "tokens": {}} for s in json.loads(whole)["systems"]],
+    }))  # fmt: skip
+    tight = explorer_json(results, "chrf", series=6, budget=2 * texts_only)
+    assert tight is not None
+    packed = json.loads(tight)
+    assert packed["kept"] == [80, 80]
+    # The measures that plots show come first.
+    assert "mutual_information" in packed["systems"][0]["tokens"]
+    tiny = explorer_json(results, "chrf", series=6, budget=texts_only // 2)
+    assert tiny is not None
+    packed = json.loads(tiny)
+    assert 0 < packed["kept"][0] < packed["kept"][1] == 80
+    assert len(tiny) < texts_only // 2
+    # The same sentences of both, so that they still stand side by side.
+    assert packed["systems"][0]["id"] == packed["systems"][1]["id"]
+
+
+def test_a_sentence_cannot_end_the_script() -> None:
+    system = two_systems(5)[0]
+    hostile = [replace(h, source="</script><b>") for h in system.in_domain]
+    page = render_report(ReportInput([replace(system, in_domain=hostile)], resamples=0))
+    assert "</script><b>" not in page
+    assert "\\u003c/script>\\u003cb>" in page.replace("&lt;", "<")
+
+
+def test_the_best_of_each_column_is_marked_over_all_systems() -> None:
+    report = ReportInput(two_systems(), resamples=0)
+    page = render_report(report)
+    values = [
+        result.ood.results[measure]["news"].auroc.value
+        for result in compute(report)
+        if result.ood
+        for measure in result.ood.measures
+    ]
+    table = page[page.index('id="detection"') : page.index("<details>")]
+    best = [
+        float(cell.split("<span>")[1].split("</span>")[0])
+        for cell in table.split("<td")
+        if 'class="score best"' in cell
+    ]
+    assert best == [round(100 * max(values), 1)]
+    assert table.count("own-best") == 1  # of the other system
