@@ -74,7 +74,7 @@ def read_forced(path: str | Path) -> ForcedSet:
         if not hypothesis.forced:
             raise InputError(
                 f"{where}: sentence {hypothesis.id} was searched for, not forced; expected scored "
-                "references (--score-reference)"
+                "references (seqdistill-fairseq-generate --score-reference)"
             )
         if length == 0:
             raise InputError(f"{where}: no tokens; end-of-sentence counts as one")

@@ -50,8 +50,7 @@ class HypothesisSet:
             if hypothesis.reference is None:
                 raise InputError(
                     f"{self.where(index)}: sentence {hypothesis.id} has no reference; "
-                    "translate with --reference, or give a file of references with one line "
-                    "a sentence"
+                    "give a file of references with one line a sentence"
                 )
             references.append(hypothesis.reference)
         return references
