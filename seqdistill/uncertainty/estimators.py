@@ -11,7 +11,7 @@ one step afterwards); and when a hypothesis ends it makes the sequence measures 
     sequence_measures(measures, terms) along T positions → one number a sequence and measure
 
 The terms of the members are concatenated: (K, N) with K = M for an ensemble, 3 for a Dirichlet
-student (and one more for each member drawn from it), 1 for an ordinary model.
+student (and one more for each member drawn from it), 3M for M of them, 1 for an ordinary model.
 """
 
 from collections.abc import Sequence
@@ -22,9 +22,11 @@ from seqdistill.uncertainty.ensemble import EnsembleEstimator
 from seqdistill.uncertainty.options import UncertaintyOptions
 from seqdistill.uncertainty.reading import Estimator, TokenReading
 from seqdistill.uncertainty.single import DirichletEstimator, SoftmaxEstimator
+from seqdistill.uncertainty.students import DirichletMixtureEstimator
 
 __all__ = [
     "DirichletEstimator",
+    "DirichletMixtureEstimator",
     "EnsembleEstimator",
     "Estimator",
     "SoftmaxEstimator",
@@ -44,9 +46,10 @@ def estimator_for(
         options: which measures, and how members are combined; None: the defaults, PE.
 
     Raises:
-        InputError: no model, or a Dirichlet student beside other models (it is an ensemble already;
-            averaging it with others would leave its uncertainty undefined), a measure that these
-            models do not have, or options of another kind of model.
+        InputError: no model, or a Dirichlet student beside ordinary models (it is an ensemble
+            already; averaging it with them would leave its uncertainty undefined), students that
+            are read in different ways, a measure that these models do not have, or options of
+            another kind of model.
 
     Example:
         >>> estimator_for([None, None]).info.kind
@@ -55,14 +58,24 @@ def estimator_for(
     if not heads:
         raise InputError("expected at least one model, got none")
     dirichlet = [head for head in heads if head is not None and head.kind == "dirichlet"]
-    if dirichlet and len(heads) > 1:
+    if dirichlet and len(dirichlet) < len(heads):
         raise InputError(
             f"{len(dirichlet)} of the {len(heads)} models are Dirichlet students; a Dirichlet "
-            "student emulates a whole ensemble and must be decoded alone (give one --path)"
+            "student emulates a whole ensemble and is decoded alone (give one --path), or together "
+            "with other Dirichlet students"
         )
     if dirichlet:
-        (head,) = dirichlet
+        head = dirichlet[0]
+        read_as = {(other.offset, other.predictive) for other in dirichlet}
+        if len(read_as) > 1:
+            raise InputError(
+                "the Dirichlet students are read in different ways, as (offset, predictive) of "
+                f"{sorted(read_as)}; students that decode together must agree on both "
+                "(--predictive sets the second for all)"
+            )
         assert head.offset is not None  # StudentHead checked it
+        if len(dirichlet) > 1:
+            return DirichletMixtureEstimator(len(dirichlet), head.offset, head.predictive, options)
         return DirichletEstimator(head.offset, head.predictive, options)
     if options is not None and options.dirichlet_samples > 0:
         raise InputError(

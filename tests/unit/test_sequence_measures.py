@@ -298,8 +298,8 @@ def test_models_that_do_not_go_together() -> None:
     dirichlet = StudentHead("dirichlet", 1.0)
     with pytest.raises(InputError, match="1 of the 2 models are Dirichlet"):
         estimator_for([dirichlet, None])
-    with pytest.raises(InputError, match="decoded alone"):
-        estimator_for([dirichlet, dirichlet])
+    with pytest.raises(InputError, match="read in different ways"):
+        estimator_for([dirichlet, StudentHead("dirichlet", 0.0)])
     with pytest.raises(InputError, match="at least one model"):
         estimator_for([])
 
