@@ -78,7 +78,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--coverage",
         type=_shares,
-        default=list(COVERAGES),
+        default=",".join(f"{share:g}" for share in COVERAGES),  # read as if given
         metavar="A,B,…",
         help="shares kept for selective quality and BLEU, above 0, at most 1",
     )
@@ -91,7 +91,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--show",
         type=measures_option,
-        default=_SHOWN,
+        default=",".join(_SHOWN),
         metavar="A,B,…",
         help=f"numbers shown in the table, of {', '.join(ERROR_METRICS)}, quality@C and bleu@C at "
         "each coverage C; JSON has all of them",
