@@ -25,8 +25,11 @@ from seqdistill.report.inputs import (
 from seqdistill.report.page import write_report
 
 _DESCRIPTION = """\
-Write one self-contained HTML page: text quality, out-of-domain detection with intervals, ROC
-curves, distributions, rejection curves, calibration and the most uncertain sentences.
+Write one self-contained HTML page: text quality and out-of-domain detection with intervals, ROC
+curves, distributions, rejection and retention curves, calibration, fidelity to an ensemble, and
+every sentence with its tokens shaded, to sort by any measure. It opens without a network; a page of
+many thousand sentences stays below 15 MB by leaving out token values and then sentences, and says
+so.
 
 The systems come from one of three places:
   --system NAME=FOLDER   a folder with in_domain.jsonl, a NAME.jsonl for each out-of-domain set

@@ -8,6 +8,7 @@ import numpy as np
 from seqdistill.assessment.checks import FloatArray
 from seqdistill.assessment.correlation import spearman
 from seqdistill.assessment.hypothesis_sets import order_measures
+from seqdistill.assessment.signatures import sign
 from seqdistill.hypotheses import Hypothesis
 from seqdistill.report import plots
 from seqdistill.report.results import SystemResult
@@ -17,22 +18,29 @@ from seqdistill.report.tables import symbol_of, unit_of
 def fidelity_section(results: Sequence[SystemResult]) -> dict[str, Any] | None:
     """Compare every system with the first ensemble; None where there is nothing to compare.
 
-    Systems are compared on scored references where both have them: there both speak about the same
-    words. Else on their own translations of the same sentences, and the page says so.
+    Systems are compared on scored references where all have them: there all speak about the same
+    words. Else on their own translations of the same sentences, and the page says so, as it names
+    systems that share no sentences or no measure with the ensemble.
     """
     ensembles = [i for i, result in enumerate(results) if result.model.kind == "ensemble"]
     if not ensembles:
         return None
     teacher = results[ensembles[0]]
+    students = [
+        (index, result, [m for m in teacher.measures if m in result.measures])
+        for index, result in enumerate(results)
+        if result is not teacher
+    ]
+    forced = all(_forced_pairs(teacher, student) for _, student, _ in students)
+    find = _forced_pairs if forced else _own_pairs
     panels: list[dict[str, str]] = []
     columns: list[tuple[SystemResult, int, int, dict[str, float | None]]] = []
-    forced = True
-    for index, student in enumerate(results):
-        pairs, on_references = _pairs(teacher, student)
-        shared = [m for m in teacher.measures if m in student.measures]
-        if student is teacher or len(pairs) < 2 or not shared:
+    apart: list[str] = []
+    for index, student, shared in students:
+        pairs = find(teacher, student)
+        if len(pairs) < 2 or not shared:
+            apart.append(student.name)
             continue
-        forced &= on_references
         correlations: dict[str, float | None] = {}
         for measure in order_measures(shared):
             x, y = _values(pairs, measure)
@@ -70,6 +78,21 @@ def fidelity_section(results: Sequence[SystemResult]) -> dict[str, Any] | None:
         "rows": rows,
         "panels": panels,
         "forced": forced,
+        "apart": apart,
+        "signatures": {
+            "fidelity": [
+                sign(
+                    {
+                        "metric": "spearman",
+                        "to": teacher.name,
+                        "ties": "shared",
+                        "texts": "references" if forced else "own",
+                        "n": n,
+                    }
+                )
+                for n in dict.fromkeys(n for _, _, n, _ in columns)
+            ]
+        },
     }
 
 
@@ -85,22 +108,32 @@ def _cell(value: float | None, known: Sequence[float]) -> dict[str, Any] | None:
     }
 
 
-def _pairs(
-    teacher: SystemResult, student: SystemResult
-) -> tuple[list[tuple[Hypothesis, Hypothesis]], bool]:
-    """The same sentences of both, and whether they are scored references of the same tokens."""
-    ours = {row.id: row for row in teacher.system.forced}
-    pairs = [(ours[row.id], row) for row in student.system.forced if row.id in ours]
+_Pairs = list[tuple[Hypothesis, Hypothesis]]
+
+
+def _forced_pairs(teacher: SystemResult, student: SystemResult) -> _Pairs:
+    """Scored references of both, none where they are not the same tokens."""
+    pairs = _by_number(teacher.system.forced, student.system.forced)
     # Different vocabularies cut one text into different tokens.
-    if pairs and all(one.pieces == other.pieces for one, other in pairs):
-        return pairs, True
-    ours = {row.id: row for row in teacher.system.in_domain}
-    return [(ours[row.id], row) for row in student.system.in_domain if row.id in ours], False
+    return pairs if all(one.pieces == other.pieces for one, other in pairs) else []
 
 
-def _values(
-    pairs: Sequence[tuple[Hypothesis, Hypothesis]], measure: str
-) -> tuple[FloatArray, FloatArray]:
+def _own_pairs(teacher: SystemResult, student: SystemResult) -> _Pairs:
+    """Translations of the same sentences, none where a number means two different sentences."""
+    pairs = _by_number(teacher.system.in_domain, student.system.in_domain)
+    same = all(
+        one.source is None or other.source is None or one.source == other.source
+        for one, other in pairs
+    )
+    return pairs if same else []
+
+
+def _by_number(first: Sequence[Hypothesis], second: Sequence[Hypothesis]) -> _Pairs:
+    ours = {row.id: row for row in first}
+    return [(ours[row.id], row) for row in second if row.id in ours]
+
+
+def _values(pairs: _Pairs, measure: str) -> tuple[FloatArray, FloatArray]:
     """The measure of both sides where both have it, each (n,)."""
     both = [
         (one.uncertainty[measure], other.uncertainty[measure])

@@ -7,6 +7,7 @@ from typing import Any
 import seqdistill
 from seqdistill.assessment.detection import roc_curve
 from seqdistill.assessment.hypothesis_sets import describe_model, order_measures, uncertainty_of
+from seqdistill.assessment.signatures import bootstrap_fields, sign
 from seqdistill.errors import InputError
 from seqdistill.files import atomic_write
 from seqdistill.report import plots
@@ -54,6 +55,7 @@ def render_report(report: ReportInput) -> str:
         raise InputError('the report needs jinja2: pip install "seqdistill[report]"') from error
     results = compute(report)
     errors = errors_section(results, report)
+    fidelity = fidelity_section(results)
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_FOLDER),
         autoescape=True,
@@ -74,12 +76,14 @@ def render_report(report: ReportInput) -> str:
         histograms=_histograms(results),
         rejection=errors,
         reliability=_reliability(results),
-        fidelity=fidelity_section(results),
+        fidelity=fidelity,
         explorer=explorer_json(results, report.quality_metric, series=plots.SERIES),
         examples=_examples(results, report.examples),
         definitions=_definitions(results),
         settings=dict(report.settings),
-        signatures=_signatures(results) | (errors["signatures"] if errors else {}),
+        signatures=_signatures(results, report)
+        | (errors["signatures"] if errors else {})
+        | (fidelity["signatures"] if fidelity else {}),
         resamples=report.resamples,
     )
 
@@ -248,13 +252,16 @@ def _definitions(results: Sequence[SystemResult]) -> list[dict[str, str]]:
     ]
 
 
-def _signatures(results: Sequence[SystemResult]) -> dict[str, list[str]]:
+def _signatures(results: Sequence[SystemResult], report: ReportInput) -> dict[str, list[str]]:
     """Signatures by what they sign, each said once."""
     found: dict[str, list[str]] = {}
     for result in results:
         if result.quality is not None:
             found.setdefault("BLEU", []).append(result.quality.bleu.signature)
             found.setdefault("chrF", []).append(result.quality.chrf.signature)
+            drawn = bootstrap_fields(report.resamples, report.seed)
+            interval = sign({"metric": "bleu+chrf", "n": result.quality.n, **drawn})
+            found.setdefault("intervals of quality", []).append(interval)
         if result.likelihood is not None:
             found.setdefault("NLL", []).append(result.likelihood.signature)
         if result.calibration is not None:

@@ -28,7 +28,9 @@ def make_systems(count: int) -> list[SystemInput]:
     systems = []
     for kind in ("ensemble", "dirichlet"):
         inside = make_hypotheses(count, kind=kind)
-        inside[3] = replace(inside[3], source=HOSTILE)
+        inside = [
+            replace(h, source=f"{HOSTILE if h.id == 3 else 'Sentence'} {h.id}") for h in inside
+        ]
         outside = make_hypotheses(count // 2, kind=kind, difficulty=0.7, seed=1, references=False)
         systems.append(SystemInput(kind, inside, {"news": outside}))
     return systems
@@ -185,6 +187,7 @@ def test_filters(page: Browser, systems: list[SystemInput]) -> None:
     )
     assert page.run("document.getElementById('explorer-count').textContent") == "1 sentence"
     detail = page.run("document.getElementById('explorer-detail').textContent")
+    assert page.run("document.querySelectorAll('#fidelity svg').length") == 2
     assert HOSTILE in detail
     assert "ensemble" in detail  # every system's translation stands side by side
     assert "dirichlet" in detail
@@ -260,12 +263,20 @@ def test_light_dark_and_print(page: Browser) -> None:
         hidden = "getComputedStyle(document.getElementById('explorer')).display"
         assert page.run(hidden) == "none"
         assert page.run("document.querySelectorAll('.sentences li').length") == 2 * 2 * 2
+        page.call(
+            "Emulation.setDeviceMetricsOverride",
+            width=700,
+            height=1000,
+            deviceScaleFactor=1,
+            mobile=False,
+        )  # A4 less its margins
         overflow = page.run("document.documentElement.scrollWidth - innerWidth")
         assert overflow <= 0
         printed = page.call("Page.printToPDF", printBackground=False)
         assert len(printed["data"]) > 10_000
     finally:
         page.call("Emulation.setEmulatedMedia", media="", features=[])
+        page.call("Emulation.clearDeviceMetricsOverride")
 
 
 def test_ten_thousand_sentences_are_small_and_quick(tmp_path: Path) -> None:

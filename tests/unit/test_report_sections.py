@@ -23,16 +23,18 @@ from seqdistill.report.results import compute
 from tests.reference.hypothesis_sets import make_hypotheses
 
 
-def two_systems(count: int = 40, **more: object) -> list[SystemInput]:
-    return [
-        SystemInput(
-            kind,
-            make_hypotheses(count, kind=kind),
-            {"news": make_hypotheses(20, kind=kind, difficulty=0.8, seed=1)},
-            **more,
-        )
-        for kind in ("ensemble", "dirichlet")
-    ]
+def two_systems(count: int = 40) -> list[SystemInput]:
+    """An ensemble and a student that translated the same sources."""
+    systems = []
+    for kind in ("ensemble", "dirichlet"):
+        inside = make_hypotheses(count, kind=kind)
+        outside = make_hypotheses(20, kind=kind, difficulty=0.8, seed=1)
+        sourced = [
+            [replace(h, source=f"{name} {h.id}") for h in found]
+            for name, found in (("sentence", inside), ("headline", outside))
+        ]
+        systems.append(SystemInput(kind, sourced[0], {"news": sourced[1]}))
+    return systems
 
 
 # --- quality -----------------------------------------------------------------
@@ -138,6 +140,16 @@ def test_fidelity_is_measured_on_references_where_both_have_them() -> None:
     assert section["forced"]
     assert section["systems"][0]["n"] == 10
     assert {row["cells"][0]["value"] for row in section["rows"]} == {"1.000"}
+    # One without scored references: then all are compared on their own translations; and one that
+    # translated other sentences under the same numbers is named, not compared.
+    elsewhere = [replace(h, source=f"other {h.id}") for h in student.in_domain]
+    third, fourth = replace(student, name="third"), SystemInput("fourth", elsewhere)
+    mixed = ReportInput([*on_references, third, fourth], resamples=0)
+    section = fidelity_section(compute(mixed))
+    assert section is not None
+    assert not section["forced"]
+    assert [system["name"] for system in section["systems"]] == ["dirichlet", "third"]
+    assert section["apart"] == ["fourth"]
     # Nothing to be faithful to.
     assert fidelity_section(compute(ReportInput([student], resamples=0))) is None
     assert fidelity_section(compute(ReportInput([ensemble], resamples=0))) is None
