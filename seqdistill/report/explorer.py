@@ -22,6 +22,8 @@ from seqdistill.report.tables import symbol_of, unit_of
 IN_DOMAIN = "in-domain"
 #: Bytes that all sentences may take; with the plots a page then stays below 15 MB.
 BUDGET = 11_000_000
+_SCALE_BYTES = 200  # what a measure's name and scale take at most
+_TEXT_SHARE = 0.7  # of it for all but token values, so that some shades find room
 
 _ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
 _LEVELS = len(_ALPHABET) ** 2
@@ -116,12 +118,12 @@ def explorer_json(
     total = len(_sentences(results, 1))
     stride = 1
     payload = _payload(results, metric, series, stride)
-    # Texts may take half of the room, so that shades find some.
-    while (size := _size(payload)) > budget // 2 and len(_sentences(results, stride)) > 1:
-        stride = max(stride + 1, round(stride * size / (budget // 2)))
+    room = int(_TEXT_SHARE * budget)
+    while (size := _size(payload)) > room and len(_sentences(results, stride)) > 1:
+        stride = max(stride + 1, round(stride * size / room))
         payload = _payload(results, metric, series, stride)
     payload["kept"] = [len(_sentences(results, stride)), total]
-    _add_token_values(payload, results, stride, budget - size)
+    _add_token_values(payload, results, stride, budget - size - _SCALE_BYTES)
     return _dump(payload)
 
 
@@ -184,7 +186,7 @@ def _add_token_values(
         rows = [row for _, row in _rows(results[index], kept)]
         columns = [row.token_uncertainty.get(measure, []) for row in rows]
         values = np.array([value for column in columns for value in column], dtype=np.float64)
-        need = 2 * len(values) + 3 * len(rows)
+        need = 2 * len(values) + 3 * len(rows) + _SCALE_BYTES
         if values.size == 0 or need > room:
             continue
         room -= need
