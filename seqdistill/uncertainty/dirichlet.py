@@ -145,13 +145,10 @@ def dirichlet_reading(logits: Tensor, offset: float, predictive: str) -> Dirichl
 def _plain_reading(logits: Tensor, offset: float, predictive: str) -> DirichletReading:
     wide = logits if logits.dtype in (torch.float32, torch.float64) else logits.float()
     chunks = row_chunks(wide)
-    largest = wide.amax(-1, keepdim=True)
-    log_gap = torch.cat(
-        [
-            torch.logsumexp((rows - top).double(), -1, keepdim=True)
-            for rows, top in zip(chunks, largest.split([len(c) for c in chunks]), strict=True)
-        ]
-    )
+    tops = [rows.amax(-1, keepdim=True) for rows in chunks]
+    largest = torch.cat(tops)
+    gaps = ((rows - top).double() for rows, top in zip(chunks, tops, strict=True))
+    log_gap = torch.cat([torch.logsumexp(gap, -1, keepdim=True) for gap in gaps])
     parts = [dirichlet_uncertainty(rows, offset) for rows in chunks]
     measures = {
         f.name: torch.cat([getattr(part, f.name) for part in parts])
