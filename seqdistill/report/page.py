@@ -264,6 +264,9 @@ def _signatures(results: Sequence[SystemResult], report: ReportInput) -> dict[st
             found.setdefault("intervals of quality", []).append(interval)
         if result.likelihood is not None:
             found.setdefault("NLL", []).append(result.likelihood.signature)
+            drawn = bootstrap_fields(report.resamples, report.seed)
+            interval = sign({"metric": "nll", "n": result.likelihood.n_sentences, **drawn})
+            found.setdefault("intervals of quality", []).append(interval)
         if result.calibration is not None:
             found.setdefault("ECE", []).append(result.calibration.signature)
         if result.ood is not None:

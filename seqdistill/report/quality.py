@@ -52,6 +52,21 @@ def quality_intervals(
     return found
 
 
+def likelihood_interval(forced: Sequence[Hypothesis], *, resamples: int, seed: int) -> Estimate:
+    """Return the negative log-likelihood of a token (nats) with its interval over sentences.
+
+    Args:
+        forced: scored references, at least one.
+        resamples: how many, 0 for no interval.
+        seed: of the bootstrap.
+    """
+    sums = np.array([[-sum(h.token_log_probs), len(h.token_log_probs)] for h in forced])  # (n, 2)
+    drawn = [tally @ sums for tally in tallies(len(sums), resamples, seed)]
+    replicates = [np.empty(0), *(total[:, 0] / total[:, 1] for total in drawn)]
+    total = sums.sum(axis=0)
+    return estimate(float(total[0] / total[1]), np.concatenate(replicates))
+
+
 def chrf_counts(hypotheses: Sequence[str], references: Sequence[str]) -> FloatArray:
     """Count the character n-grams of chrF2 (Popović, 2015), white space left out.
 
@@ -113,7 +128,12 @@ def quality_table(
         (label, "{:.1f}", True, [found[name] if found else None for found in intervals])
         for name, label in (("bleu", "BLEU"), ("chrf", "chrF"))
     ]
-    likelihoods = [Estimate(r.likelihood.nll) if r.likelihood else None for r in results]
+    likelihoods = [
+        likelihood_interval(r.system.forced, resamples=resamples, seed=seed)
+        if r.likelihood
+        else None
+        for r in results
+    ]
     columns.append(("NLL, nats/token", "{:.3f}", False, likelihoods))
     eces = [Estimate(100.0 * r.calibration.ece) if r.calibration else None for r in results]
     columns.append(("ECE, %", "{:.2f}", False, eces))

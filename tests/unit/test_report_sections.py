@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import sacrebleu
 
+from seqdistill.assessment.calibration import likelihood
 from seqdistill.assessment.correlation import spearman
 from seqdistill.report import ReportInput, SystemInput
 from seqdistill.report.errors import errors_section, retention_curve
@@ -16,6 +17,7 @@ from seqdistill.report.page import render_report
 from seqdistill.report.quality import (
     chrf_counts,
     chrf_of_sums,
+    likelihood_interval,
     quality_intervals,
     quality_table,
 )
@@ -68,6 +70,19 @@ def test_intervals_are_quantiles_of_corpora_drawn_again() -> None:
         assert low < found[name].value < high
     assert quality_intervals([replace(h, reference=None) for h in hypotheses],
                              resamples=0, seed=0) is None  # fmt: skip
+
+
+def test_interval_of_the_likelihood() -> None:
+    forced = make_hypotheses(25, forced=True)
+    found = likelihood_interval(forced, resamples=40, seed=2)
+    stream = np.random.default_rng([2, 0])
+    drawn = [
+        likelihood([forced[i].token_log_probs for i in stream.integers(0, 25, size=25)]).nll
+        for _ in range(40)
+    ]
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    assert found.value == pytest.approx(likelihood([h.token_log_probs for h in forced]).nll)
+    assert (found.low, found.high) == (pytest.approx(low), pytest.approx(high))
 
 
 def test_quality_table_has_intervals_and_marks_the_best() -> None:
