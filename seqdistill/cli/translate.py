@@ -86,7 +86,7 @@ def add_parser(subparsers: Any) -> None:
     )
     alarm.add_argument(
         "--measure",
-        default="total_uncertainty",
+        default="joint_total_uncertainty_pe",
         metavar="NAME",
         help="that raises the alarm; `seqdistill measures` lists them",
     )

@@ -63,7 +63,7 @@ def test_every_line_gets_its_best_hypothesis(
     assert records[0]["text"] == records[4]["text"]
     for record in records:
         assert record["ood"] is (record["uncertainty"]["total_uncertainty"] > 0.5)
-        assert (record["ood_measure"], record["threshold"]) == ("total_uncertainty", 0.5)
+        assert (record["ood_measure"], record["threshold"]) == ("joint_total_uncertainty_pe", 0.5)
         assert record["model"] == {
             "kind": "ensemble", "members": 2, "predictive": "pe", "offset": None,
         }  # fmt: skip
