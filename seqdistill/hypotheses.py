@@ -21,11 +21,12 @@ class ModelInfo:
     """What produced a hypothesis.
 
     Attributes:
-        kind: ``ensemble`` (several ordinary models), ``dirichlet`` (one Dirichlet student) or
-            ``softmax`` (one ordinary model).
+        kind: ``ensemble`` (several ordinary models), ``dirichlet`` (one Dirichlet student, or
+            several as a mixture) or ``softmax`` (one ordinary model).
         members: number of models, at least 1.
-        predictive: the distribution that was decoded: ``pe`` (product of expectations),
-            ``base`` (softmax of a Dirichlet student's logits), ``mean`` (α/α₀) or ``softmax``.
+        predictive: the distribution that was decoded: ``pe`` (product of expectations), ``ep``
+            (expectation of products), ``base`` (softmax of a Dirichlet student's logits), ``mean``
+            (α/α₀) or ``softmax``.
         offset: the Dirichlet's offset, None for ordinary models.
     """
 

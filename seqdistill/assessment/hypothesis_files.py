@@ -180,7 +180,10 @@ def describe_model(model: ModelInfo) -> str:
         return f"ensemble of {model.members}, {predictive}"
     if model.kind == "dirichlet":
         offset = "" if model.offset is None else f", offset {model.offset:g}"
-        return f"Dirichlet student{offset}, {predictive}"
+        students = "Dirichlet student"
+        if model.members > 1:
+            students = f"mixture of {model.members} Dirichlet students"
+        return f"{students}{offset}, {predictive}"
     return "one ordinary model" if model.kind == "softmax" else f"{model.kind}, {predictive}"
 
 

@@ -14,7 +14,7 @@ from seqdistill.assessment import (
 )
 from seqdistill.assessment.hypothesis_sets import choose_measures, describe_model
 from seqdistill.errors import InputError
-from seqdistill.hypotheses import write_hypotheses
+from seqdistill.hypotheses import ModelInfo, write_hypotheses
 from seqdistill.uncertainty.measures import measures_of
 from tests.reference.hypothesis_sets import make_hypotheses
 
@@ -109,3 +109,10 @@ def test_quality_and_rejection_need_references() -> None:
     assert list(rejection) == ["epkl"]
     assert rejection["epkl"].quality == "sentence BLEU"
     assert assess_quality(IN).n == 40
+
+
+def test_several_students_and_ep_are_named() -> None:
+    students = ModelInfo(kind="dirichlet", members=3, predictive="base", offset=1.0)
+    assert describe_model(students).startswith("mixture of 3 Dirichlet students, offset 1")
+    ensemble = ModelInfo(kind="ensemble", members=5, predictive="ep")
+    assert describe_model(ensemble) == "ensemble of 5, expectation of products"
