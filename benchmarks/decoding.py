@@ -66,7 +66,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             for V in vocabularies
             for M in (0, *members)
         ]
-        sizes = [(V, M) for V in vocabularies for M in (0, 2, *members)]
+        # The memory of two members is what that of more is compared with.
+        counts = sorted({0, 2, *members})
+        sizes = [(V, M) for V in vocabularies for M in counts]
         record["memory"] = (
             [] if given.no_memory else list(measure_memory(shared, sizes, given.threads))
         )

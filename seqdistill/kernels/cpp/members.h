@@ -10,9 +10,8 @@ namespace {
 constexpr int64_t GROUP_BYTES = 1 << 20;
 constexpr int64_t GROUP = 16;
 
-
 // Two passes over a row of every member, nothing kept between them but three numbers: the
-// exponential is computed again, which is faster than to write it to memory and read it.
+// exponential is computed again, because to write it to memory and read it was no faster.
 template <class T>
 void add_members(const MemberArguments& a, int64_t row) {
   float* mean_probs = a.mean_probs + row * a.V;
