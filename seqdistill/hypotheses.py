@@ -6,7 +6,7 @@ One JSON object a line, ``"schema": "seqdistill.hypothesis/1"``. ``docs/jsonl.md
 import json
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,37 @@ class ModelInfo:
 
 
 @dataclass(frozen=True)
+class Against:
+    """How a forced text's predictions relate to those of a second system at the same prefixes.
+
+    Attributes:
+        model: what the second system is.
+        token_kl_divergence: KL(p_second‖p) at each position, over the whole vocabulary (nats).
+        token_top1_agreement: whether both find the same piece the most probable.
+    """
+
+    model: ModelInfo
+    token_kl_divergence: list[float]
+    token_top1_agreement: list[bool]
+
+
+@dataclass(frozen=True)
+class Tempered:
+    """What temperatures would make of the predictions along a forced text, ln Σ_v p(v)^(1/T).
+
+    With it ln p_T(y) = ln p(y)/T − ln Σ_v p(v)^(1/T), of the reference token and of the most
+    probable one alike.
+
+    Attributes:
+        temperatures: K of them, ascending.
+        token_log_partitions: K lists of one number a position (nats).
+    """
+
+    temperatures: list[float]
+    token_log_partitions: list[list[float]]
+
+
+@dataclass(frozen=True)
 class Hypothesis:
     """One hypothesis (or one force-decoded text) with its uncertainty; logs are natural.
 
@@ -52,6 +83,8 @@ class Hypothesis:
         forced: True when a given text was scored instead of searched for.
         token_confidence: largest probability at each position, when it was asked for.
         token_correct: whether the most probable piece is the forced one, when forced.
+        against: how the predictions relate to a second system's, when it was asked for.
+        tempered: what temperatures would make of the predictions, when it was asked for.
     """
 
     id: int
@@ -70,6 +103,8 @@ class Hypothesis:
     forced: bool = False
     token_confidence: list[float] | None = None
     token_correct: list[bool] | None = None
+    against: Against | None = None
+    tempered: Tempered | None = None
     schema: str = field(default=SCHEMA)
 
     def to_json(self) -> str:
@@ -98,11 +133,24 @@ class Hypothesis:
         _check_number("log_prob", values["log_prob"])
         for name, value in values["uncertainty"].items():
             _check_number(f"uncertainty.{name}", value)
-        try:
-            values["model"] = ModelInfo(**values["model"])
-        except TypeError as error:
-            raise InputError(f"the field model is malformed: {error}") from error
+        values["model"] = _build(ModelInfo, "model", values["model"])
+        for name, kind in (("against", Against), ("tempered", Tempered)):
+            if values.get(name) is not None:
+                values[name] = _build(kind, name, values[name])
+        if values.get("against") is not None:
+            model = _build(ModelInfo, "against.model", values["against"].model)
+            values["against"] = replace(values["against"], model=model)
         return cls(**values)
+
+
+def _build(kind: type[Any], name: str, value: object) -> Any:
+    """Make a dataclass of a field that holds an object."""
+    if not isinstance(value, dict):
+        raise InputError(f"the field {name} is malformed: expected an object, got {value!r}")
+    try:
+        return kind(**value)
+    except TypeError as error:
+        raise InputError(f"the field {name} is malformed: {error}") from error
 
 
 def _check_number(name: str, value: object) -> None:

@@ -1,5 +1,6 @@
 """Decoding and scoring with uncertainty: fairseq's search, observed from its own hooks."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from fairseq.tasks.fairseq_task import FairseqTask
@@ -11,16 +12,19 @@ from fairseq_plugins.generation.generator import (
 )
 from fairseq_plugins.generation.output import HypothesisRecorder
 from fairseq_plugins.generation.scorer import UncertaintyScorer
+from fairseq_plugins.generation.second import SecondSystem, load_second_system
 from seqdistill.errors import InputError
 from seqdistill.uncertainty.estimators import UncertaintyOptions
 
 __all__ = [
     "AlignedUncertaintySequenceGenerator",
     "HypothesisRecorder",
+    "SecondSystem",
     "UncertaintyEnsembleModel",
     "UncertaintyScorer",
     "UncertaintySequenceGenerator",
     "build_uncertainty_generator",
+    "load_second_system",
 ]
 
 
@@ -29,6 +33,9 @@ def build_uncertainty_generator(
     models: Any,
     args: Any,
     options: UncertaintyOptions | None = None,
+    *,
+    against: SecondSystem | None = None,
+    temperatures: Sequence[float] = (),
     **kwargs: Any,
 ) -> Any:
     """Build what ``task.build_generator`` returns: a generator, or a scorer of given targets.
@@ -38,6 +45,8 @@ def build_uncertainty_generator(
         models: several models, one, or one Dirichlet student (``model.student_head``).
         args: fairseq's generation settings.
         options: measures and combination of the members; None: the defaults, PE.
+        against: of a scorer, see there.
+        temperatures: of a scorer, likewise.
         **kwargs: what else ``FairseqTask.build_generator`` takes, ``extra_gen_cls_kwargs`` …
 
     Returns:
@@ -53,7 +62,14 @@ def build_uncertainty_generator(
     if getattr(args, "score_reference", False):
         if alignment:
             raise InputError("--print-alignment aligns translations; drop it, or --score-reference")
-        generator = UncertaintyScorer(task.target_dictionary, options=options)
+        generator = UncertaintyScorer(
+            task.target_dictionary, options=options, against=against, temperatures=temperatures
+        )
+    elif against is not None or temperatures:
+        raise InputError(
+            "a second system and temperatures are for given texts; add --score-reference, or leave "
+            "--score-against and --score-temperatures away"
+        )
     else:
         generator_class = kwargs.pop("seq_gen_cls", None)
         extra = dict(kwargs.pop("extra_gen_cls_kwargs", None) or {})

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from seqdistill.errors import InputError
-from seqdistill.hypotheses import Hypothesis
+from seqdistill.hypotheses import Against, Hypothesis, Tempered
 from seqdistill.uncertainty.measures import resolve_measures
 
 #: Dictionary indices (without padding) → text
@@ -111,7 +111,26 @@ def to_hypotheses(
                     else _numbers(confidence, "token_confidence", sentence)
                 ),
                 token_correct=None if correct is None else correct.tolist(),
+                against=_against(hypo, sentence),
+                tempered=_tempered(hypo, sentence),
             )
+
+
+def _against(hypo: dict[str, Any], sentence: int) -> Against | None:
+    if "against_model" not in hypo:
+        return None
+    divergence = _numbers(hypo["token_kl_divergence"], "token_kl_divergence", sentence)
+    return Against(hypo["against_model"], divergence, hypo["token_top1_agreement"].tolist())
+
+
+def _tempered(hypo: dict[str, Any], sentence: int) -> Tempered | None:
+    if "temperatures" not in hypo:
+        return None
+    rows = hypo["token_log_partitions"]
+    return Tempered(
+        list(hypo["temperatures"]),
+        [_numbers(row, "token_log_partitions", sentence) for row in rows],
+    )
 
 
 def _segmentation(dictionary: Any) -> str | None:

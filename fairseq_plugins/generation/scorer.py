@@ -1,6 +1,6 @@
 """Given targets, force-decoded, with the measures that decoding them would have met."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -9,8 +9,15 @@ from torch import Tensor
 from fairseq_plugins.features import token_logits
 from fairseq_plugins.generation.ensemble import estimator_of, member_output
 from fairseq_plugins.generation.generator import attach_uncertainty
+from fairseq_plugins.generation.second import SecondSystem
 from seqdistill.errors import InputError
-from seqdistill.uncertainty.estimators import UncertaintyOptions
+from seqdistill.hypotheses import ModelInfo
+from seqdistill.uncertainty.estimators import Estimator, TokenReading, UncertaintyOptions
+from seqdistill.uncertainty.second_reading import (
+    check_temperatures,
+    compare_predictions,
+    log_partitions,
+)
 
 
 class UncertaintyScorer:
@@ -20,12 +27,25 @@ class UncertaintyScorer:
         tgt_dict: the target dictionary.
         eos: end of sentence; the dictionary's by default.
         options: measures and combination of the members; None: the defaults, PE.
+        against: a second system that reads the same prefixes, for exact comparisons.
+        temperatures: what each would make of the predictions is recorded.
+
+    Raises:
+        InputError: temperatures that are none.
     """
 
     def __init__(
-        self, tgt_dict: Any, eos: int | None = None, options: UncertaintyOptions | None = None
+        self,
+        tgt_dict: Any,
+        eos: int | None = None,
+        options: UncertaintyOptions | None = None,
+        *,
+        against: SecondSystem | None = None,
+        temperatures: Sequence[float] = (),
     ) -> None:
         self.options = options
+        self.against = against
+        self.temperatures = check_temperatures(temperatures)
         self.pad = tgt_dict.pad()
         self.eos = tgt_dict.eos() if eos is None else eos
         self.symbols_to_strip_from_output = {self.eos}
@@ -43,10 +63,12 @@ class UncertaintyScorer:
             For each sentence a list of one dict, with fairseq's keys, those of decoding (see
             :func:`~fairseq_plugins.generation.generator.attach_uncertainty`), ``forced`` True,
             ``token_confidence`` (T,), the largest probability, and ``token_correct`` (T,), whether
-            the most probable token is the target's.
+            the most probable token is the target's. With a second system also ``against_model``,
+            ``token_kl_divergence`` and ``token_top1_agreement`` (T,); with temperatures
+            ``temperatures`` and ``token_log_partitions`` (K, T).
 
         Raises:
-            InputError: there are no targets, or a member gave NaN.
+            InputError: there are no targets, a member gave NaN, or a second system does not fit.
         """
         target = sample.get("target")
         if target is None:
@@ -57,32 +79,18 @@ class UncertaintyScorer:
         counted = target.ne(self.pad)
         for sentence, start in enumerate(sample.get("start_indices", ())):
             counted[sentence, :start] = False
-        tokens = target[counted]  # (N,): positions of all sentences, one after another
-        rows = torch.arange(tokens.numel(), device=tokens.device)
-        positions = (counted.cumsum(dim=1) - 1)[counted]
         estimator = estimator_of(models, self.options)
-        terms: list[Tensor] = []
-
-        def read_members() -> Iterator[Tensor]:
-            for model in models:
-                model.eval()
-                # Padded positions are dropped before the maths: whatever they hold is not read.
-                logits = token_logits(model, sample["net_input"], counted)  # (N, V)
-                output = member_output(model, (logits, None), estimator)
-                terms.append(estimator.token_terms(output, tokens, rows, positions))
-                yield output
-
-        def prefixes() -> Iterator[Tensor]:
-            for _ in models:
-                yield _sums_before(terms[-1][0], counted)
-
-        reading = estimator.read(
-            read_members(), prefixes=prefixes() if estimator.needs_prefix else None
-        )
+        reading, terms = _read(models, estimator, sample, counted)
         confidence, best = reading.log_probs.max(dim=-1)
         confidence = confidence.exp()
-        correct = best == tokens
-        all_terms = torch.cat(terms)  # (K, N)
+        columns = {"token_confidence": confidence, "token_correct": best == target[counted]}
+        shared: dict[str, Any] = {}
+        if self.temperatures:
+            shared["temperatures"] = self.temperatures
+            columns["token_log_partitions"] = log_partitions(reading.log_probs, self.temperatures)
+        if self.against is not None:
+            shared["against_model"], *compared = self._compare(reading.log_probs, sample, counted)
+            columns["token_kl_divergence"], columns["token_top1_agreement"] = compared
 
         results = []
         start = 0
@@ -94,20 +102,69 @@ class UncertaintyScorer:
                 "attention": None,
                 "alignment": None,
                 "forced": True,
-                "token_confidence": confidence[of_sentence],
-                "token_correct": correct[of_sentence],
+                **shared,
+                **{name: values[..., of_sentence] for name, values in columns.items()},
             }
             attach_uncertainty(
                 [hypothesis],
                 estimator,
                 {name: v[of_sentence].unsqueeze(0) for name, v in reading.measures.items()},
-                all_terms[:, of_sentence].unsqueeze(1),
+                terms[:, of_sentence].unsqueeze(1),
             )
             # A copy: fairseq-generate turns these into base 2 in place.
             hypothesis["positional_scores"] = hypothesis["token_log_probs"].clone()
             hypothesis["score"] = hypothesis["positional_scores"].mean()
             results.append([hypothesis])
         return results
+
+    def _compare(
+        self, log_probs: Tensor, sample: dict[str, Any], counted: Tensor
+    ) -> tuple[ModelInfo, Tensor, Tensor]:
+        """Return what the second system is, KL(p_second‖p) (N,) and where both agree (N,)."""
+        assert self.against is not None
+        models = [model.to(counted.device) for model in self.against.models]
+        estimator = estimator_of(models, self.against.options)
+        reading, _ = _read(models, estimator, sample, counted)
+        divergence, agrees = compare_predictions(log_probs, reading.log_probs)
+        impossible = int(divergence.isinf().sum())
+        if impossible:
+            raise InputError(
+                f"KL(p_second‖p) is infinite at {impossible} tokens of a batch: the scored system "
+                "rules out pieces that the one it is compared with does not"
+            )
+        return estimator.info, divergence, agrees
+
+
+def _read(
+    models: Any, estimator: Estimator, sample: dict[str, Any], counted: Tensor
+) -> tuple[TokenReading, Tensor]:
+    """Read what models say at the N counted positions (B, T) of a batch, one model at a time.
+
+    Returns:
+        The reading, and the terms (K, N) of the targets' tokens.
+    """
+    tokens = sample["target"][counted]  # (N,): positions of all sentences, one after another
+    rows = torch.arange(tokens.numel(), device=tokens.device)
+    positions = (counted.cumsum(dim=1) - 1)[counted]
+    terms: list[Tensor] = []
+
+    def read_members() -> Iterator[Tensor]:
+        for model in models:
+            model.eval()
+            # Padded positions are dropped before the maths: whatever they hold is not read.
+            logits = token_logits(model, sample["net_input"], counted)  # (N, V)
+            output = member_output(model, (logits, None), estimator)
+            terms.append(estimator.token_terms(output, tokens, rows, positions))
+            yield output
+
+    def prefixes() -> Iterator[Tensor]:
+        for _ in models:
+            yield _sums_before(terms[-1][0], counted)
+
+    reading = estimator.read(
+        read_members(), prefixes=prefixes() if estimator.needs_prefix else None
+    )
+    return reading, torch.cat(terms)
 
 
 def _sums_before(values: Tensor, counted: Tensor) -> Tensor:

@@ -12,7 +12,12 @@ from fairseq.dataclass.configs import GenerationConfig
 from torch import Tensor
 
 from fairseq_plugins.checkpoints import explain
-from fairseq_plugins.generation import UncertaintyScorer, build_uncertainty_generator
+from fairseq_plugins.generation import (
+    SecondSystem,
+    UncertaintyScorer,
+    build_uncertainty_generator,
+    load_second_system,
+)
 from fairseq_plugins.generation.conversion import text_decoder, to_hypotheses
 from fairseq_plugins.generation.ensemble import estimator_of
 from fairseq_plugins.tasks.ensemble_teacher_translation import (
@@ -40,6 +45,11 @@ class Translator:
         use_cpu: stay on the CPU where there is a GPU.
         options: measures and combination of the members; None: the defaults, PE.
         target_sentencepiece_model: segments the translations that are scored; None: the one above.
+        against: checkpoints of a second system, which reads what is scored as well; none: no
+            comparison.
+        against_combination: how its members are combined, ``pe`` or ``ep``.
+        against_predictive: what it decodes with, where it is a Dirichlet student.
+        temperatures: see ``UncertaintyScorer``.
 
     Raises:
         InputError: a file is missing or damaged, or models or options do not go together.
@@ -60,10 +70,15 @@ class Translator:
         use_cpu: bool = False,
         options: UncertaintyOptions | None = None,
         target_sentencepiece_model: str | Path | None = None,
+        against: Sequence[str] = (),
+        against_combination: str = "pe",
+        against_predictive: str | None = None,
+        temperatures: Sequence[float] = (),
     ) -> None:
         segmenters = (sentencepiece_model, target_sentencepiece_model)
         _require_files(
             *paths,
+            *against,
             *(
                 Path(data) / f"dict.{language}.txt"
                 for language in (source_language, target_language)
@@ -96,11 +111,28 @@ class Translator:
         self.model: ModelInfo = estimator_of(self.models, options).info
         settings = GenerationConfig(beam=beam, max_len_a=max_len_a, max_len_b=max_len_b)
         self._generator = build_uncertainty_generator(self.task, self.models, settings, options)
-        self._scorer = UncertaintyScorer(self.task.target_dictionary, options=options)
+        second: SecondSystem | None = None
+        if against:
+            second = load_second_system(
+                against,
+                self.task,
+                combination=against_combination,
+                predictive=against_predictive,
+            )
+        self.against: ModelInfo | None = (
+            None if second is None else estimator_of(second.models, second.options).info
+        )
+        self._scorer = UncertaintyScorer(
+            self.task.target_dictionary, options=options, against=second, temperatures=temperatures
+        )
         # The text before segmentation is known, so only the target needs a decoder.
         self._target_text = text_decoder(self.task.target_dictionary)
         limits = utils.resolve_max_positions(
-            self.task.max_positions(), *[model.max_positions() for model in self.models]
+            self.task.max_positions(),
+            *[
+                model.max_positions()
+                for model in (*self.models, *(() if second is None else second.models))
+            ],
         )
         self._max_source_length, self._max_target_length = int(limits[0]), int(limits[1])
 

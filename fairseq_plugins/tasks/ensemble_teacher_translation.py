@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 from argparse import Namespace
 from dataclasses import dataclass, field
 from typing import Any, Optional
@@ -15,7 +16,12 @@ from fairseq.tasks.translation import TranslationConfig, TranslationTask
 from torch import Tensor
 
 from fairseq_plugins.checkpoints import load_checkpoint
-from fairseq_plugins.generation import HypothesisRecorder, build_uncertainty_generator
+from fairseq_plugins.generation import (
+    HypothesisRecorder,
+    SecondSystem,
+    build_uncertainty_generator,
+    load_second_system,
+)
 from fairseq_plugins.generation.ensemble import estimator_of
 from fairseq_plugins.stores import TargetStores
 from fairseq_plugins.teachers import DTYPES, TeacherEnsemble, find_members
@@ -24,6 +30,7 @@ from seqdistill.student import PREDICTIVES, StudentHead
 from seqdistill.targets.sparse import SparseTarget
 from seqdistill.uncertainty.measures import select_measures
 from seqdistill.uncertainty.options import COMBINATIONS, UncertaintyOptions
+from seqdistill.uncertainty.second_reading import read_temperatures
 
 logger = logging.getLogger(__name__)
 
@@ -88,6 +95,29 @@ class EnsembleTeacherTranslationConfig(TranslationConfig):
         },
     )
     dirichlet_seed: int = field(default=0, metadata={"help": "of --dirichlet-samples"})
+    score_against: Optional[str] = field(  # noqa: UP045 (fairseq reads the annotation)
+        default=None,
+        metadata={
+            "help": "with --score-reference: checkpoints of a second system, separated by colons, "
+            "that reads the same prefixes; KL(p_second||p) and whether both find the same piece "
+            "the most probable are recorded at every token"
+        },
+    )
+    score_against_combination: ChoiceEnum(list(COMBINATIONS)) = field(  # type: ignore[valid-type]
+        default="pe", metadata={"help": "how the members of --score-against are combined"}
+    )
+    score_against_predictive: Optional[ChoiceEnum(list(PREDICTIVES))] = field(  # type: ignore[valid-type]  # noqa: UP045
+        default=None,
+        metadata={"help": "what --score-against decodes with, where it is a Dirichlet student"},
+    )
+    score_temperatures: Optional[str] = field(  # noqa: UP045 (fairseq reads the annotation)
+        default=None,
+        metadata={
+            "help": "with --score-reference: temperatures with commas between them, or default (17 "
+            "from 0.5 to 2); what each would make of the predictions is recorded, for "
+            "`seqdistill calibration --validation`"
+        },
+    )
 
 
 @register_task("ensemble_teacher_translation", dataclass=EnsembleTeacherTranslationConfig)
@@ -268,8 +298,21 @@ class EnsembleTeacherTranslationTask(TranslationTask):
             models,
             args,
             options,
+            against=self._second_system(),
+            temperatures=read_temperatures(self.cfg.score_temperatures),
             extra_gen_cls_kwargs=extra_gen_cls_kwargs,
             prefix_allowed_tokens_fn=prefix_allowed_tokens_fn,
+        )
+
+    def _second_system(self) -> SecondSystem | None:
+        if self.cfg.score_against is None:
+            return None
+        predictive = self.cfg.score_against_predictive
+        return load_second_system(
+            [path for path in self.cfg.score_against.split(os.pathsep) if path],
+            self,
+            combination=str(self.cfg.score_against_combination),
+            predictive=None if predictive is None else str(predictive),
         )
 
     def uncertainty_options(self) -> UncertaintyOptions:

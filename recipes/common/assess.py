@@ -78,7 +78,13 @@ def _system(
     """The record of one system; what could not be computed is None."""
     likeness: Fidelity | None = None
     if result is not reference:
-        likeness = fidelity(result.system.forced, reference.system.forced, reference.name)
+        likeness = fidelity(
+            result.system.forced,
+            reference.system.forced,
+            reference.name,
+            resamples=recipe.assess.resamples,
+            seed=recipe.assess.seed,
+        )
     likelihood, calibration = result.likelihood, result.calibration
     quality = {"test": result.quality and asdict(result.quality)}
     for name in recipe.data.ood:

@@ -257,7 +257,10 @@ def decode_steps(recipe: Recipe, work: WorkFolder) -> list[Step]:
 
 
 def force_steps(recipe: Recipe, work: WorkFolder) -> list[Step]:
-    """Stage 6: the references under every system: likelihood, calibration, fidelity."""
+    """Stage 6: the references under every system: likelihood, calibration, fidelity.
+
+    The reference system reads along, so that the divergence from it is exact.
+    """
     return [
         generate_step(f"force {system}", 6, recipe, work, system, "test", forced=True)
         for system in recipe.systems
@@ -277,19 +280,36 @@ def generate_step(
     """Return a search over a set, or the scoring of its references."""
     paths = [model_path(recipe, work, model) for model in recipe.models_of(system)]
     output = work.forced(system) if forced else work.decoded(system, name)
+    second = model_paths_of_reference(recipe, work) if forced and system != recipe.reference else []
     arguments: Arguments = {
         "path": ":".join(str(path) for path in paths),
         "gen-subset": name,
         "remove-bpe": "sentencepiece",
         "predictive": recipe.systems[system].predictive,
         **(recipe.decode.force | {"score-reference": True} if forced else recipe.decode.search),
+        **(_against_reference(recipe, second) if second else {}),
         "uncertainty-output": str(output),
         # The log would otherwise repeat every hypothesis that the JSONL holds.
         "quiet": True,
     }
     command = ("seqdistill-fairseq-generate", str(work.binarised), *render(arguments, step_name))
-    reads = (work.binarised / f"{name}.*", work.binarised / "dict.*", *paths)
+    reads = (work.binarised / f"{name}.*", work.binarised / "dict.*", *paths, *second)
     return Step(step_name, stage, command, reads, (output,), progress=decoding_progress(output))
+
+
+def _against_reference(recipe: Recipe, paths: Sequence[Path]) -> Arguments:
+    """Options that make a scoring compare its predictions with the reference system's, exactly."""
+    return {
+        "score-against": ":".join(str(path) for path in paths),
+        # As the reference system itself is scored.
+        "score-against-combination": recipe.decode.force.get("ensemble-combination"),
+        "score-against-predictive": recipe.systems[recipe.reference].predictive,
+    }
+
+
+def model_paths_of_reference(recipe: Recipe, work: WorkFolder) -> list[Path]:
+    """Checkpoints of the system that the others are compared with."""
+    return [model_path(recipe, work, model) for model in recipe.models_of(recipe.reference)]
 
 
 def result_steps(recipe: Recipe, work: WorkFolder) -> list[Step]:

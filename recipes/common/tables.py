@@ -109,10 +109,15 @@ def fidelity_table(results: dict[str, Any]) -> str:
         likeness = system["fidelity"]
         if likeness is None:
             continue
-        cells = [_number(likeness["log_prob_gap"], 3)]
+        cells = [
+            _estimate(likeness.get("kl_divergence"), 3),
+            _interval(likeness.get("top1_agreement")),
+            _number(likeness["log_prob_gap"], 3),
+        ]
         cells += [_number(likeness["spearman"].get(name), 3) for name in _FIDELITY_MEASURES]
         rows.append([system["label"], *cells])
-    header = ["system", "mean \\|Δ ln p\\|", *(f"ρ {symbol_of(m)}" for m in _FIDELITY_MEASURES)]
+    header = ["system", "KL(p_ref‖p)", "same top piece, %", "mean \\|Δ ln p\\|"]
+    header += [f"ρ {symbol_of(m)}" for m in _FIDELITY_MEASURES]
     return format_table(header, rows, "markdown") if rows else ""
 
 
@@ -171,9 +176,11 @@ def _number(value: float | None, digits: int, factor: float = 1.0) -> str:
 
 
 def _interval(estimate: dict[str, Any] | None) -> str:
+    return _estimate(estimate, 1, 100)
+
+
+def _estimate(estimate: dict[str, Any] | None, digits: int, factor: float = 1.0) -> str:
     if estimate is None:
         return NONE
-    value = _number(estimate["value"], 1, 100)
-    if estimate["low"] is None:
-        return value
-    return f"{value} [{_number(estimate['low'], 1, 100)}, {_number(estimate['high'], 1, 100)}]"
+    value, low, high = (_number(estimate[k], digits, factor) for k in ("value", "low", "high"))
+    return value if estimate["low"] is None else f"{value} [{low}, {high}]"

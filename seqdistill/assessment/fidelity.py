@@ -1,8 +1,11 @@
 """Is the student like its ensemble? Two scorings of the same references, token by token.
 
-What is recorded of a token is the probability of the reference token, the largest probability,
-whether the most probable piece is the reference's, and the measures. So some of what one would like
-to know has bounds only, and the names say so:
+Exact, where the system was scored *against* the reference system (`seqdistill score --against`), so
+that both distributions were at hand: ``kl_divergence`` and ``top1_agreement``.
+
+Without that, what is recorded of a token is the probability of the reference token, the largest
+probability, whether the most probable piece is the reference's, and the measures. Then these two
+have bounds only, and the names say so:
 
 - KL(p̄‖p) needs both distributions. Splitting the vocabulary into the reference token and the rest
   can only lose divergence (the data-processing inequality), so ``kl_lower_bound`` is a true bound,
@@ -28,10 +31,11 @@ from seqdistill.assessment.bootstrap import (
 from seqdistill.assessment.checks import FloatArray
 from seqdistill.assessment.correlation import spearman
 from seqdistill.assessment.forced_sets import ForcedSet, require_same_tokens
-from seqdistill.assessment.hypothesis_files import order_measures
+from seqdistill.assessment.hypothesis_files import describe_model, order_measures
 from seqdistill.assessment.hypothesis_sets import uncertainty_of
 from seqdistill.assessment.numbers import Numbers
 from seqdistill.assessment.signatures import bootstrap_fields, measure_fields, sign
+from seqdistill.errors import InputError
 
 # What float32 can tell of 1 − q. A smaller one would make the bound larger, never false.
 _LEAST_TAILS = float(np.finfo(np.float32).epsneg)
@@ -40,6 +44,12 @@ _MEANS: dict[str, dict[str, object]] = {
     "log_prob_gap": {"def": "abs(ln p−ln p_ref)", "unit": "nats"},
     "nll_difference": {"def": "ln p_ref−ln p", "unit": "nats"},
     "confidence_gap": {"def": "abs(max p−max p_ref)"},
+}
+_EXACT: dict[str, dict[str, object]] = {
+    "kl_divergence": {"def": "KL(p_ref‖p)", "unit": "nats"},
+    "top1_agreement": {"def": "argmax p=argmax p_ref"},
+}
+_BOUNDS: dict[str, dict[str, object]] = {
     "kl_lower_bound": {"def": "KL of token against rest", "unit": "nats"},
     "top1_agreement_low": {"unknown": "disagree"},
     "top1_agreement_high": {"unknown": "agree"},
@@ -47,14 +57,22 @@ _MEANS: dict[str, dict[str, object]] = {
 
 
 def assess_fidelity(
-    student: ForcedSet, reference: ForcedSet, *, resamples: int = 1000, seed: int = 0
+    student: ForcedSet,
+    reference: ForcedSet,
+    *,
+    measures: Container[str] | None = None,
+    resamples: int = 1000,
+    seed: int = 0,
 ) -> Numbers:
     """Compare a system with a reference system (its ensemble) on the same scored tokens.
 
     - ``log_prob_gap``: mean |ln p − ln p_ref| of the reference tokens (nats), 0 = the same;
     - ``nll_difference``: mean ln p_ref − ln p, above 0 where the reference system knows better;
     - ``confidence_gap``: mean |max p − max p_ref|;
-    - ``kl_lower_bound``, ``top1_agreement_low`` and ``_high``: see the module;
+    - ``kl_divergence``: mean KL(p_ref‖p) (nats), 0 = the same, and ``top1_agreement``: share of
+      positions where both find the same piece the most probable, 1 = the same; where the system was
+      scored against the reference system;
+    - ``kl_lower_bound``, ``top1_agreement_low`` and ``_high`` where it was not: see the module;
     - ``spearman_token:MEASURE``, ``spearman_sequence:MEASURE``: rank correlation of a measure over
       tokens, and over sentences; MEASURE is the student's. What only a Dirichlet student has
       (``…_base``) is compared with what the reference system has in its place.
@@ -62,6 +80,7 @@ def assess_fidelity(
     Args:
         student: scored references.
         reference: the same texts as the reference system scored them.
+        measures: whose rank correlations are wanted; None: all that the student has.
         resamples: bootstrap resamples of the intervals, over sentences; 0 for none.
         seed: of the bootstrap.
 
@@ -69,10 +88,17 @@ def assess_fidelity(
         Those numbers; None for what was not recorded, and for the correlation of a constant.
 
     Raises:
-        InputError: the two do not hold the same tokens, or resamples or seed are negative.
+        InputError: the two do not hold the same tokens, the system was scored against another one
+            than the reference system, or resamples or seed are negative.
     """
     check_bootstrap(resamples, seed)
     require_same_tokens(student, reference)
+    if student.against is not None and student.against != reference.source.model:
+        raise InputError(
+            f"{student.source.path} was scored against {describe_model(student.against)}, but "
+            f"{reference.source.path} is of {describe_model(reference.source.model)}; score it "
+            "against the reference system"
+        )
     numbers: dict[str, Estimate | None] = {}
     replicates: dict[str, FloatArray] = {}
     signatures: dict[str, str] = {}
@@ -85,7 +111,8 @@ def assess_fidelity(
     }
     lengths = student.lengths
     for name, values in _per_token(student, reference).items():
-        signatures[name] = sign({"metric": name, "mean": "tokens", **_MEANS[name], **common})
+        definition = (_MEANS | _EXACT | _BOUNDS)[name]
+        signatures[name] = sign({"metric": name, "mean": "tokens", **definition, **common})
         if values is None:
             numbers[name], replicates[name] = None, np.full(resamples, np.nan)
             continue
@@ -96,6 +123,8 @@ def assess_fidelity(
         replicates[name] = np.concatenate([np.empty(0), *drawn])
         numbers[name] = estimate(float(sums.sum() / lengths.sum()), replicates[name])
     for level, measure, mine, theirs in _pairs(student, reference):
+        if measures is not None and measure not in measures:
+            continue
         name = f"spearman_{level}:{measure}"
         index = student.sentence if level == "token" else np.arange(student.n)
         fields = measure_fields(measure) if level == "sequence" else {"measure": measure}
@@ -165,9 +194,13 @@ def _per_token(student: ForcedSet, reference: ForcedSet) -> dict[str, FloatArray
     values: dict[str, FloatArray | None] = dict.fromkeys(_MEANS)
     values["log_prob_gap"] = np.abs(difference)
     values["nll_difference"] = -difference
-    values["kl_lower_bound"] = _coin_divergence(reference.log_probs, student.log_probs)
     if student.confidence is not None and reference.confidence is not None:
         values["confidence_gap"] = np.abs(student.confidence - reference.confidence)
+    if student.against is not None:
+        exact = (student.divergence, student.agreement)
+        return values | dict(zip(_EXACT, exact, strict=True))
+    values |= dict.fromkeys(_BOUNDS)
+    values["kl_lower_bound"] = _coin_divergence(reference.log_probs, student.log_probs)
     if student.correct is not None and reference.correct is not None:
         both = student.correct * reference.correct
         values["top1_agreement_low"] = both

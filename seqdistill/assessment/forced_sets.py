@@ -11,6 +11,8 @@ from seqdistill.assessment.bootstrap import IntArray
 from seqdistill.assessment.checks import FloatArray
 from seqdistill.assessment.hypothesis_files import HypothesisSet, read_set
 from seqdistill.errors import InputError
+from seqdistill.hypotheses import ModelInfo
+from seqdistill.uncertainty.second_reading import check_temperatures
 
 # A float32 softmax rounds certainty to a log-probability just above 0.
 _ROUNDING = 1e-4
@@ -28,6 +30,11 @@ class ForcedSet:
         correct: 1 where the most probable piece is the reference's, else 0, shape (T,), None where
             not recorded.
         uncertainty: token measure → shape (T,), nats.
+        against: the second system that the exact comparisons are with, None without.
+        divergence: KL(p_second‖p) at each position (nats), shape (T,), None without.
+        agreement: 1 where both find the same piece the most probable, shape (T,), None without.
+        temperatures: ascending, shape (K,), None where none were recorded.
+        log_partitions: ln Σ p^(1/T) of each, shape (K, T), None likewise.
     """
 
     source: HypothesisSet
@@ -36,6 +43,11 @@ class ForcedSet:
     confidence: FloatArray | None
     correct: FloatArray | None
     uncertainty: dict[str, FloatArray]
+    against: ModelInfo | None = None
+    divergence: FloatArray | None = None
+    agreement: FloatArray | None = None
+    temperatures: FloatArray | None = None
+    log_partitions: FloatArray | None = None
 
     @property
     def n(self) -> int:
@@ -62,7 +74,15 @@ def read_forced(path: str | Path) -> ForcedSet:
             infinity or an impossible probability, or lacks what the others have (file and line are
             named).
     """
-    source = read_set(path)
+    return forced_set(read_set(path))
+
+
+def forced_set(source: HypothesisSet) -> ForcedSet:
+    """Make arrays of scored references.
+
+    Raises:
+        InputError: as :func:`read_forced`.
+    """
     first = source.hypotheses[0]
     names = list(first.token_uncertainty)
     has_confidence = first.token_confidence is not None and first.token_correct is not None
@@ -100,6 +120,8 @@ def read_forced(path: str | Path) -> ForcedSet:
             )
         for name, values in hypothesis.token_uncertainty.items():
             uncertainty[name].append(_tokens(where, f"token_uncertainty.{name}", values, length))
+    against, exact = _exact(source)
+    temperatures, log_partitions = _tempered(source)
     joined = {name: np.concatenate(rows) for name, rows in columns.items() if rows}
     return ForcedSet(
         source=source,
@@ -108,7 +130,70 @@ def read_forced(path: str | Path) -> ForcedSet:
         confidence=np.minimum(joined["confidence"], 1.0) if has_confidence else None,
         correct=joined.get("correct"),
         uncertainty={name: np.concatenate(rows) for name, rows in uncertainty.items()},
+        against=against,
+        divergence=exact.get("token_kl_divergence"),
+        agreement=exact.get("token_top1_agreement"),
+        temperatures=temperatures,
+        log_partitions=log_partitions,
     )
+
+
+def _exact(source: HypothesisSet) -> tuple[ModelInfo | None, dict[str, FloatArray]]:
+    """The second system, and what was compared with it by name, each (T,); none without."""
+    rows = [hypothesis.against for hypothesis in source.hypotheses]
+    first = rows[0]
+    highest = {"token_kl_divergence": np.inf, "token_top1_agreement": 1.0}
+    columns: dict[str, list[FloatArray]] = {name: [] for name in highest}
+    for index, row in enumerate(rows):
+        where, length = source.where(index), len(source.hypotheses[index].tokens)
+        if (row and row.model) != (first and first.model):
+            raise InputError(
+                f"{where}: scored against another system than {source.where(0)}, or only one of "
+                "them against any; write the file in one run"
+            )
+        for name, high in highest.items() if row else ():
+            given = getattr(row, name)
+            columns[name].append(
+                _tokens(where, f"against.{name}", given, length, low=0.0, high=high)
+            )
+    if first is None:
+        return None, {}
+    return first.model, {name: np.concatenate(parts) for name, parts in columns.items()}
+
+
+def _tempered(source: HypothesisSet) -> tuple[FloatArray | None, FloatArray | None]:
+    """Temperatures (K,), and ln Σ p^(1/T) of each (K, T); None without."""
+    rows = [hypothesis.tempered for hypothesis in source.hypotheses]
+    first = rows[0]
+    parts: list[FloatArray] = []
+    for index, row in enumerate(rows):
+        where, length = source.where(index), len(source.hypotheses[index].tokens)
+        if (row and row.temperatures) != (first and first.temperatures):
+            raise InputError(
+                f"{where}: other tempered.temperatures than {source.where(0)}; write the file in "
+                "one run"
+            )
+        if row is None:
+            continue
+        name = "tempered.token_log_partitions"
+        lists = (row.temperatures, row.token_log_partitions)
+        if not all(isinstance(values, list) and values for values in lists) or len(lists[0]) != len(
+            lists[1]
+        ):
+            raise InputError(f"{where}: {name} must be lists of numbers, one for each temperature")
+        parts.append(
+            np.stack([_tokens(where, name, values, length) for values in row.token_log_partitions])
+        )
+    if first is None:
+        return None, None
+    where = f"{source.where(0)}: tempered.temperatures"
+    try:
+        temperatures = check_temperatures(first.temperatures)
+    except (InputError, TypeError, ValueError) as error:
+        raise InputError(f"{where}: {error}") from error
+    if list(temperatures) != first.temperatures:
+        raise InputError(f"{where}: expected them in ascending order, got {first.temperatures}")
+    return np.array(temperatures), np.concatenate(parts, axis=1)
 
 
 def require_same_tokens(one: ForcedSet, other: ForcedSet) -> None:

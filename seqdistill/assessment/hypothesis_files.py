@@ -1,6 +1,6 @@
 """Files of hypotheses: the best of each sentence, with the line it stands on for messages."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -29,6 +29,11 @@ class HypothesisSet:
     path: str
     hypotheses: list[Hypothesis]
     lines: list[int]
+
+    @classmethod
+    def of(cls, name: str, hypotheses: Sequence[Hypothesis]) -> "HypothesisSet":
+        """Make a set of hypotheses that are at hand; messages call it by a name and count them."""
+        return cls(name, list(hypotheses), list(range(1, len(hypotheses) + 1)))
 
     def where(self, index: int) -> str:
         """Return the file and line of a hypothesis, for messages."""

@@ -27,10 +27,11 @@ Compare systems with a reference system, such as students with their ensemble, o
 
 Reads force-decoded references from JSONL (--score-reference) and prints a table: columns are
 systems, rows are the mean |ln p - ln p_ref| of the reference tokens and the mean of ln p_ref - ln p
-(nats), the mean difference of the largest probabilities, a lower bound of KL(p_ref||p) (nats; the
-divergence itself needs whole distributions), bounds of the agreement on the most probable piece,
-and Spearman's rank correlation of every measure, over tokens and over sentences. Intervals are 95 %
-bootstraps over sentences. With --baseline, differences to one of the systems follow."""
+(nats), the mean difference of the largest probabilities, KL(p_ref||p) (nats) and the agreement on
+the most probable piece, and Spearman's rank correlation of every measure, over tokens and over
+sentences. Divergence and agreement are exact where a system was scored against the reference
+(`seqdistill score --against`), and bounds where it was not. Intervals are 95 % bootstraps over
+sentences. With --baseline, differences to one of the systems follow."""
 
 _EXAMPLE = """\
 seqdistill fidelity --reference ensemble/forced.jsonl \\

@@ -1,6 +1,7 @@
 """``seqdistill score``: how uncertain models are about translations that are given."""
 
 import argparse
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -22,6 +23,9 @@ from seqdistill.cli.decoding import (
 from seqdistill.errors import InputError, UsageError
 from seqdistill.files import atomic_write
 from seqdistill.hypotheses import Hypothesis, read_hypotheses
+from seqdistill.student import PREDICTIVES
+from seqdistill.uncertainty.options import COMBINATIONS
+from seqdistill.uncertainty.second_reading import read_temperatures
 
 if TYPE_CHECKING:
     from fairseq_plugins.generation.translator import Translator
@@ -31,13 +35,21 @@ Force-decode given translations with a checkpoint or an ensemble, and say how un
 
 The translations are references, another system's output, anything: lines of two files, or the
 hypotheses of a JSONL file. Writes one JSON object a line, as `seqdistill translate` does, with
-"forced": true, the largest probability at each position and whether the given piece has it."""
+"forced": true, the largest probability at each position and whether the given piece has it.
+
+With --against a second system, such as a student's ensemble, reads the same prefixes in the same
+pass; every token then has the exact KL(p_second||p) (nats) and whether both find the same piece the
+most probable, for `seqdistill fidelity`. With --temperatures it is recorded what each temperature
+would make of the predictions, for `seqdistill calibration --validation`."""
 
 _EXAMPLE = """\
 seqdistill score --path a.pt:b.pt:c.pt --data data-bin -s en -t de \\
     --sentencepiece-model spm.model --source test.en --translations test.de --output forced.jsonl
 seqdistill score --path a.pt:b.pt:c.pt --data data-bin -s en -t de --ensemble-combination ep \\
-    --sentencepiece-model spm.model --hypotheses student.jsonl --output scored.jsonl"""
+    --sentencepiece-model spm.model --hypotheses student.jsonl --output scored.jsonl
+seqdistill score --path student.pt --against a.pt:b.pt:c.pt --temperatures default \\
+    --data data-bin -s en -t de --sentencepiece-model spm.model --source test.en \\
+    --translations test.de --output forced.student.jsonl"""
 
 
 @dataclass(frozen=True)
@@ -79,6 +91,29 @@ def add_parser(subparsers: Any) -> None:
         "--batch-size", type=positive, default=32, metavar="N", help="lines scored together"
     )
     add_uncertainty_options(parser)
+    second = parser.add_argument_group("exact comparisons")
+    second.add_argument(
+        "--against",
+        metavar="A.pt[:B.pt…]",
+        help="checkpoints of a second system with the same dictionaries, with colons between them",
+    )
+    second.add_argument(
+        "--against-combination",
+        choices=COMBINATIONS,
+        default="pe",
+        help="how its members make one model",
+    )
+    second.add_argument(
+        "--against-predictive",
+        choices=PREDICTIVES,
+        help="what it decodes with, where it is a Dirichlet student (default: what its checkpoint "
+        "says)",
+    )
+    second.add_argument(
+        "--temperatures",
+        metavar="A,B,…",
+        help="temperatures with commas between them, or default: 17 from 0.5 to 2",
+    )
     add_output_options(parser, what="write here instead of to stdout")
 
 
@@ -86,12 +121,22 @@ def run(args: argparse.Namespace) -> int:
     """Score the texts; returns the exit status."""
     refuse_existing(args.output, overwrite=args.overwrite)
     pairs = _pairs(args)
+    try:
+        temperatures = read_temperatures(args.temperatures)
+    except InputError as error:
+        raise UsageError(f"--temperatures: {error}") from error
     translator = load_translator(
         args,
         uncertainty_options(args),
         target_sentencepiece_model=args.target_sentencepiece_model,
+        against=[path for path in (args.against or "").split(os.pathsep) if path],
+        against_combination=args.against_combination,
+        against_predictive=args.against_predictive,
+        temperatures=temperatures,
     )
     print(f"scoring with {describe_model(translator.model)}", file=sys.stderr)
+    if translator.against is not None:
+        print(f"against {describe_model(translator.against)}", file=sys.stderr)
     output = (
         nullcontext(sys.stdout)
         if args.output is None

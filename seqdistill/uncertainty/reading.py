@@ -111,9 +111,9 @@ def entropy(log_probs: Tensor) -> Tensor:
     return -(log_probs.exp() * log_probs.clamp_min(torch.finfo(log_probs.dtype).min)).sum(dim=-1)
 
 
-def row_chunks(rows: Tensor) -> tuple[Tensor, ...]:
+def row_chunks(rows: Tensor, on_gpu: int = 1 << 26) -> tuple[Tensor, ...]:
     """Split (R, V) by rows: a formula's temporaries fit a core's cache, or a GPU's memory."""
-    elements = 1 << 17 if rows.device.type == "cpu" else 1 << 26
+    elements = 1 << 17 if rows.device.type == "cpu" else on_gpu
     return torch.split(rows, max(1, elements // rows.shape[-1]))
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from seqdistill.hypotheses import Hypothesis, ModelInfo
+from seqdistill.hypotheses import Against, Hypothesis, ModelInfo, Tempered
 from seqdistill.uncertainty import MEASURES
 from seqdistill.uncertainty.measures import MODEL_KINDS, measures_of
 from tests.docs.pages import PAGES, ROOT, anchors, blocks, commands, links
@@ -191,7 +191,8 @@ def test_the_example_line_is_a_hypothesis() -> None:
 
 def test_tables_of_fields_and_measures_are_complete() -> None:
     page = (DOCS / "jsonl.md").read_text(encoding="utf-8")
-    for field in (*fields(Hypothesis), *fields(ModelInfo)):
+    kinds = (Hypothesis, ModelInfo, Against, Tempered)
+    for field in (field for kind in kinds for field in fields(kind)):
         assert f"| `{field.name}` |" in page, field.name
     formulas = (DOCS / "formulas.md").read_text(encoding="utf-8")
     for name, measure in MEASURES.items():

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from fairseq.data import Dictionary
 
 from fairseq_plugins.generation import UncertaintyScorer
 from fairseq_plugins.generation.translator import Translator
@@ -15,7 +16,15 @@ from seqdistill.hypotheses import read_hypotheses
 from seqdistill.student import StudentHead
 from seqdistill.uncertainty.estimators import UncertaintyOptions
 from seqdistill.uncertainty.measures import available_measures, measures_of
-from tests.plugins.tiny_models import collate, save_checkpoint, tiny_dictionary, tiny_model
+from tests.plugins.tiny_models import (
+    VOCABULARY,
+    collate,
+    save_checkpoint,
+    tiny_dictionary,
+    tiny_model,
+    tiny_settings,
+)
+from tests.reference.second_readings import divergence, log_partition
 
 DICTIONARY = tiny_dictionary()
 SOURCES = ["▁p0 p1 ▁p3", "▁p9", "▁p12 p13 p14 ▁p6 p7 p8", "", "▁p0 p1"]
@@ -115,6 +124,112 @@ def test_hypotheses_of_another_system(folder: Path, capsys: pytest.CaptureFixtur
     assert "scoring with ensemble of 2" in capsys.readouterr().err
 
 
+def predictive(models: list[Any], source: str, target: str, how: str) -> torch.Tensor:
+    """Return (T, V) probabilities of a system along a target, in float64, a token after another."""
+    source_row, row = (
+        torch.tensor([[DICTIONARY.index(p) for p in text.split()] + [DICTIONARY.eos()]])
+        for text in (source, target)
+    )
+    previous = torch.cat([row[:, -1:], row[:, :-1]], dim=1)
+    rows = []
+    weights = [1.0] * len(models)
+    for position in range(row.shape[1]):
+        members = []
+        for model in models:
+            with torch.no_grad():
+                out = model(source_row, torch.tensor([source_row.shape[1]]), previous)[0]
+            z = out[0, position].double()
+            alpha = z.exp() + 1.0
+            members.append(alpha / alpha.sum() if how == "mean" else z.softmax(-1))
+        total = sum(w * p for w, p in zip(weights, members, strict=True))
+        rows.append(total / sum(weights))
+        if how == "ep":
+            token = row[0, position]
+            weights = [w * p[token].item() for w, p in zip(weights, members, strict=True)]
+    return torch.stack(rows)
+
+
+@pytest.mark.parametrize(
+    ("path", "how", "against", "against_how"),
+    [
+        ("student.pt", "base", "1.pt:2.pt", "pe"),
+        ("student.pt", "mean", "1.pt:2.pt", "ep"),
+        ("1.pt", "softmax", "1.pt:2.pt", "pe"),
+        ("1.pt:2.pt", "ep", "student.pt", "mean"),
+        ("student.pt", "base", "student.pt", "mean"),
+    ],
+)
+def test_exact_comparisons_with_a_second_system(
+    folder: Path, capsys: pytest.CaptureFixture[str], path: str, how: str, against: str,
+    against_how: str,
+) -> None:  # fmt: skip
+    options = ["--against", ":".join(str(folder / name) for name in against.split(":"))]
+    for option, value in (("", how), ("against-", against_how)):
+        if value in ("pe", "ep"):
+            name = f"--{option}combination" if option else "--ensemble-combination"
+            options += [name, value]
+        elif value != "softmax":
+            options += [f"--{option}predictive", value]
+    assert score(folder, *options, "--temperatures", "0.5,2", path=path) == 0
+    captured = capsys.readouterr()
+    assert "against " in captured.err
+    records = [json.loads(line) for line in captured.out.splitlines()]
+    student = tiny_model(3, DICTIONARY)
+    teachers = [tiny_model(seed, DICTIONARY) for seed in (1, 2)]
+    systems = {"student.pt": [student], "1.pt:2.pt": teachers, "1.pt": teachers[:1]}
+    for source, translation, record in zip(SOURCES, TRANSLATIONS, records, strict=True):
+        p, q = (
+            predictive(systems[names], source, translation, way)
+            for names, way in ((path, how), (against, against_how))
+        )
+        expected = [divergence(*rows) for rows in zip(q.tolist(), p.tolist(), strict=True)]
+        found = record["against"]
+        assert found["token_kl_divergence"] == pytest.approx(expected, rel=1e-4, abs=1e-6)
+        assert found["token_top1_agreement"] == (p.argmax(-1) == q.argmax(-1)).tolist()
+        assert found["model"]["predictive"] == against_how
+        assert record["model"]["predictive"] == how
+        assert record["tempered"]["temperatures"] == [0.5, 2.0]
+        for temperature, row in zip(
+            (0.5, 2.0), record["tempered"]["token_log_partitions"], strict=True
+        ):
+            loop = [log_partition(one, temperature) for one in p.tolist()]
+            assert row == pytest.approx(loop, rel=1e-4, abs=1e-5)
+
+
+def test_a_system_against_itself(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    both = str(folder / "1.pt"), str(folder / "2.pt")
+    assert score(folder, "--against", ":".join(both), "--against-combination", "pe") == 0
+    for record in records_of(capsys):
+        assert record["against"]["model"] == record["model"]
+        assert set(record["against"]["token_kl_divergence"]) == {0.0}
+        assert set(record["against"]["token_top1_agreement"]) == {True}
+        assert record["tempered"] is None
+
+
+def test_a_second_system_with_other_dictionaries(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    larger = tiny_dictionary(VOCABULARY + 1)
+    save_checkpoint(folder / "larger.pt", tiny_model(5, larger))
+    assert score(folder, "--against", str(folder / "larger.pt")) == 1
+    assert "25 vocabulary entries, the data's dictionary 24" in capsys.readouterr().err
+    # The same size, other pieces: told by the dictionary beside the checkpoint.
+    elsewhere = folder / "elsewhere"
+    elsewhere.mkdir()
+    renamed = Dictionary()
+    for piece in reversed(DICTIONARY.symbols[DICTIONARY.nspecial :]):
+        renamed.add_symbol(piece)
+    for language in ("en", "de"):
+        renamed.save(str(elsewhere / f"dict.{language}.txt"))
+    settings = tiny_settings()
+    settings.source_lang, settings.target_lang = "en", "de"
+    save_checkpoint(elsewhere / "other.pt", tiny_model(5, DICTIONARY))
+    state = torch.load(elsewhere / "other.pt")
+    torch.save(state | {"args": settings}, elsewhere / "other.pt")
+    assert score(folder, "--against", str(elsewhere / "other.pt")) == 1
+    assert "differs from the data's at entry" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("options", "files", "status", "message"),
     [
@@ -130,6 +245,8 @@ def test_hypotheses_of_another_system(folder: Path, capsys: pytest.CaptureFixtur
         (["--dirichlet-samples", "1"], True, 2, "at least 2"),
         (["--target-sentencepiece-model", "NO"], True, 1, "NO: no such file"),
         (["--ensemble-combination", "both"], True, 2, "invalid choice"),
+        (["--against", "NO"], True, 1, "NO: no such file"),
+        (["--temperatures", "0,1"], True, 2, "--temperatures: expected temperatures above 0"),
     ],
 )
 def test_mistakes_are_explained(

@@ -89,7 +89,11 @@ def test_results_have_numbers_and_what_made_them(whole: tuple[Path, str]) -> Non
         assert found == {(measure, one) for measure in measures_of(kind) for one in sets}
         assert set(system["rejection"]) == set(measures_of(kind))
     assert results["systems"]["ensemble"]["fidelity"] is None
-    assert results["systems"]["proxy"]["fidelity"]["n_tokens"] > 100
+    likeness = results["systems"]["proxy"]["fidelity"]
+    assert likeness["n_tokens"] > 100
+    divergence = likeness["kl_divergence"]
+    assert 0 < divergence["low"] <= divergence["value"] <= divergence["high"]
+    assert 0 < likeness["top1_agreement"]["value"] < 1
     assert results["hardware"]["cores"] >= 1
     assert results["versions"]["torch"]
     by_name = {step["name"]: step for step in results["steps"]}

@@ -7,7 +7,7 @@ import pytest
 from recipes.common.fidelity import fidelity
 from recipes.common.tables import NONE, results_markdown
 from seqdistill.errors import InputError
-from seqdistill.hypotheses import Hypothesis, ModelInfo
+from seqdistill.hypotheses import Against, Hypothesis, ModelInfo
 
 
 def forced(number: int, log_probs: list[float], **token_uncertainty: list[float]) -> Hypothesis:
@@ -57,6 +57,19 @@ def test_measures_of_students_find_their_counterparts() -> None:
     likeness = fidelity(student, ENSEMBLE, "ensemble")
     assert likeness.log_prob_gap == pytest.approx(0.5)
     assert likeness.spearman == {"total_uncertainty_base": pytest.approx(-1.0), "epkl": None}
+
+
+def test_exact_numbers_where_a_system_was_scored_against_the_reference() -> None:
+    student = [
+        replace(h, against=Against(ENSEMBLE[0].model, [0.1, 0.2, 0.3 + n], [True, n == 0, False]))
+        for n, h in enumerate(ENSEMBLE)
+    ]
+    likeness = fidelity(student, ENSEMBLE, "ensemble", resamples=10)
+    assert likeness.kl_divergence["value"] == pytest.approx(2.2 / 6)
+    assert likeness.kl_divergence["low"] < likeness.kl_divergence["high"]
+    assert likeness.top1_agreement["value"] == pytest.approx(0.5)
+    assert "metric:kl_divergence" in likeness.kl_divergence["signature"]
+    assert fidelity(ENSEMBLE, ENSEMBLE, "ensemble").kl_divergence is None
 
 
 def test_other_texts_cannot_be_compared() -> None:

@@ -1,3 +1,4 @@
+import json
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +11,7 @@ from seqdistill.assessment import compare_numbers
 from seqdistill.assessment.fidelity import assess_fidelity, counterpart
 from seqdistill.assessment.forced_sets import ForcedSet, read_forced
 from seqdistill.errors import InputError
-from seqdistill.hypotheses import Hypothesis, write_hypotheses
+from seqdistill.hypotheses import Against, Hypothesis, ModelInfo, write_hypotheses
 from tests.reference.hypothesis_sets import make_hypotheses
 
 
@@ -141,6 +142,82 @@ def test_the_bound_is_below_the_divergence(tmp_path: Path) -> None:
     assert 0.1 * divergence < found["kl_lower_bound"].value < divergence
     agreement = (p.argmax(1) == q.argmax(1)).mean()
     assert found["top1_agreement_low"].value <= agreement <= found["top1_agreement_high"].value
+
+
+def compared(
+    hypotheses: list[Hypothesis], against: ModelInfo, divergence: float
+) -> list[Hypothesis]:
+    """As if scored against another system: KL of ``divergence``, 2 and 3 times it, … a sentence."""
+    return [
+        replace(
+            h,
+            against=Against(
+                against,
+                [divergence * (k + 1) for k in range(len(h.tokens))],
+                [k % 2 == 0 for k in range(len(h.tokens))],
+            ),
+        )
+        for h in hypotheses
+    ]
+
+
+def test_exact_numbers_take_the_place_of_bounds(tmp_path: Path) -> None:
+    hypotheses = make_hypotheses(30, forced=True)
+    ensemble = forced_set(tmp_path, hypotheses, "e")
+    student = forced_set(tmp_path, compared(noisy(hypotheses, 1), hypotheses[0].model, 0.1), "s")
+    found = assess_fidelity(student, ensemble, measures=(), resamples=20)
+    assert list(found.numbers) == [
+        "log_prob_gap", "nll_difference", "confidence_gap", "kl_divergence", "top1_agreement",
+    ]  # fmt: skip
+    lengths = [len(h.tokens) for h in hypotheses]
+    kl = sum(0.1 * n * (n + 1) / 2 for n in lengths) / sum(lengths)
+    assert found.numbers["kl_divergence"].value == pytest.approx(kl)
+    assert found.numbers["kl_divergence"].low < kl < found.numbers["kl_divergence"].high
+    agreed = sum((n + 1) // 2 for n in lengths) / sum(lengths)
+    assert found.numbers["top1_agreement"].value == pytest.approx(agreed)
+    assert "def:KL(p_ref‖p)|unit:nats|predictive:pe" in found.signatures["kl_divergence"]
+    whole = assess_fidelity(student, ensemble, measures={"epkl"}, resamples=0).numbers
+    assert [name for name in whole if ":" in name] == [
+        "spearman_token:epkl",
+        "spearman_sequence:epkl",
+    ]
+
+
+def test_scored_against_another_system(tmp_path: Path) -> None:
+    hypotheses = make_hypotheses(3, forced=True)
+    ensemble = forced_set(tmp_path, hypotheses, "e")
+    other = forced_set(tmp_path, compared(hypotheses, ModelInfo("ensemble", 2, "ep"), 0.1), "s")
+    with pytest.raises(InputError, match=r"s\.jsonl was scored against ensemble of 2, expectation"):
+        assess_fidelity(other, ensemble, resamples=0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"against": None}, "2: scored against another system than .*:1, or only one"),
+        ({"against": {"token_kl_divergence": [0.1]}}, "2: the field against is malformed"),
+        ({"kl": [0.1]}, r"2: against.token_kl_divergence has 1 numbers for \d+ tokens"),
+        ({"kl": "negative"}, r"2: against.token_kl_divergence must hold .*\[0, inf\], got -1"),
+        ({"kl": "x"}, "2: against.token_kl_divergence must be a list of numbers"),
+        ({"model": "ensemble"}, "2: the field against.model is malformed: expected an object"),
+    ],
+)
+def test_malformed_comparisons_are_named(tmp_path: Path, changes: dict, message: str) -> None:
+    hypotheses = compared(make_hypotheses(2, forced=True), ModelInfo("ensemble", 5, "pe"), 0.1)
+    rows = [json.loads(h.to_json()) for h in hypotheses]
+    values = changes.get("kl")
+    if values == "negative":
+        values = [-1.0] * len(rows[1]["tokens"])
+    if values is not None:
+        rows[1]["against"]["token_kl_divergence"] = values
+    elif "model" in changes:
+        rows[1]["against"] |= changes
+    else:
+        rows[1] |= changes
+    path = tmp_path / "bad.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    with pytest.raises(InputError, match=rf"bad\.jsonl:{message}"):
+        read_forced(path)
 
 
 def test_certain_tokens_are_finite(tmp_path: Path) -> None:

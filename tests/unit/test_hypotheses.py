@@ -12,8 +12,10 @@ import pytest
 from seqdistill.errors import InputError
 from seqdistill.hypotheses import (
     SCHEMA,
+    Against,
     Hypothesis,
     ModelInfo,
+    Tempered,
     read_hypotheses,
     write_hypotheses,
 )
@@ -35,9 +37,18 @@ FULL = Hypothesis(
     forced=True,
     token_confidence=[0.9, 0.8, 0.7],
     token_correct=[True, False, True],
+    against=Against(ModelInfo("ensemble", 5, "pe"), [0.1, 0.0, 0.25], [True, True, False]),
+    tempered=Tempered([0.5, 2.0], [[-0.5, -0.25, -1.0], [0.5, 0.25, 1.0]]),
 )
 BARE = replace(
-    FULL, source=None, reference=None, score=None, token_confidence=None, token_correct=None
+    FULL,
+    source=None,
+    reference=None,
+    score=None,
+    token_confidence=None,
+    token_correct=None,
+    against=None,
+    tempered=None,
 )
 
 
@@ -81,7 +92,8 @@ def test_non_finite_numbers_are_not_written(value: float) -> None:
 
 def test_optional_fields_may_be_absent_and_unknown_ones_are_ignored() -> None:
     values = record(score=..., source=..., reference=..., forced=..., later_field=3)
-    values = {k: v for k, v in values.items() if k not in ("token_confidence", "token_correct")}
+    optional = ("token_confidence", "token_correct", "against", "tempered")
+    values = {k: v for k, v in values.items() if k not in optional}
     assert Hypothesis.from_dict(values) == replace(BARE, forced=False)
 
 
