@@ -24,7 +24,7 @@ def compare_predictions(log_probs: Tensor, second_log_probs: Tensor) -> tuple[Te
 
     KL(q‖p) = Σ_v [q ln(q/p) − q + p], whose terms are at least 0 and 0 where p = q. Rows that are
     normalised up to rounding ε give the divergence up to ε² instead of ε, which is what Σ q ln(q/p)
-    would lose where two systems are nearly the same. Computed in float64, a chunk of rows at a time.
+    would lose where two systems are nearly the same. In float64, a chunk of rows at a time.
 
     Args:
         log_probs: (R, V) ln p; −∞ where p is 0.
@@ -68,8 +68,8 @@ def log_partitions(log_probs: Tensor, temperatures: Sequence[float]) -> Tensor:
 
     p_T(v) = p(v)^(1/T) / Σ p^(1/T), so that ln p_T(v) = ln p(v)/T − ln Σ p^(1/T) for every piece:
     one number a row says what a temperature does to all of it. p is what is decoded: softmax(z) is
-    tempered as softmax(z/T); of an ensemble it is p̄ (or p_EP), not the members, and of a Dirichlet's
-    mean α/α₀.
+    tempered as softmax(z/T); of an ensemble it is p̄ (or p_EP), not the members, and of a student
+    that decodes with its mean α/α₀.
 
     Args:
         log_probs: (R, V) ln p; −∞ where p is 0.
