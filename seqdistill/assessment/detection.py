@@ -24,6 +24,7 @@ from seqdistill.assessment.bootstrap import (
 )
 from seqdistill.assessment.bootstrap import Estimate as Estimate
 from seqdistill.assessment.checks import FloatArray, finite_vector
+from seqdistill.assessment.n_best import NBest
 from seqdistill.assessment.signatures import bootstrap_fields, measure_fields, sign
 from seqdistill.errors import InputError
 
@@ -45,6 +46,7 @@ class DetectionResult:
         measure: name of the scores, None when they have none.
         resamples: bootstrap resamples, 0 for none.
         seed: of the bootstrap.
+        n_best: what the scores were averaged over; None: those of the best hypotheses.
     """
 
     auroc: Estimate
@@ -56,6 +58,7 @@ class DetectionResult:
     measure: str | None
     resamples: int
     seed: int
+    n_best: NBest | None = None
 
     @property
     def signature(self) -> str:
@@ -68,7 +71,7 @@ class DetectionResult:
 
     def _fields(self, metric: str) -> dict[str, object]:
         return {
-            **measure_fields(self.measure),
+            **measure_fields(self.measure, self.n_best),
             "metric": metric,
             **({"positive": _POSITIVE[metric]} if metric in _POSITIVE else {}),
             "ties": "half",
@@ -168,6 +171,7 @@ def detect(
     measure: str | None = None,
     resamples: int = 1000,
     seed: int = 0,
+    n_best: NBest | None = None,
 ) -> DetectionResult:
     """Measure how well uncertainty detects out-of-domain sentences, with 95 % intervals.
 
@@ -181,6 +185,7 @@ def detect(
         measure: a name for the scores, for the signature.
         resamples: bootstrap resamples; 0 leaves the intervals None.
         seed: of the bootstrap.
+        n_best: what the scores were averaged over, for the signature.
 
     Raises:
         InputError: a set is empty or holds NaN or infinity; a negative number of resamples.
@@ -200,6 +205,7 @@ def detect(
         measure=measure,
         resamples=resamples,
         seed=seed,
+        n_best=n_best,
     )
 
 

@@ -18,6 +18,7 @@ from seqdistill.assessment.bootstrap import (
     tallies,
 )
 from seqdistill.assessment.checks import FloatArray, finite_vector, same_length
+from seqdistill.assessment.n_best import NBest
 from seqdistill.assessment.retention import (
     Groups,
     Retained,
@@ -87,6 +88,7 @@ class ErrorResult:
         n_acceptable: those with an error up to the threshold.
         resamples: bootstrap resamples, 0 for none.
         seed: of the bootstrap.
+        n_best: what the measure was averaged over; None: it is that of the best hypotheses.
     """
 
     measure: str
@@ -98,6 +100,7 @@ class ErrorResult:
     n_acceptable: int
     resamples: int
     seed: int
+    n_best: NBest | None = None
 
     def signature_of(self, name: str) -> str:
         """Return the signature of one of the numbers."""
@@ -110,7 +113,7 @@ class ErrorResult:
         threshold = {"acceptable": f"{self.acceptable_error:g}"} if name in _NEEDS_THRESHOLD else {}
         return sign(
             {
-                **measure_fields(self.measure),
+                **measure_fields(self.measure, self.n_best),
                 "metric": name if name in ERROR_METRICS else f"selective_{metric}",
                 **kind,
                 **threshold,
@@ -144,6 +147,7 @@ def detect_errors(
     quality_signature: str | None = None,
     resamples: int = 1000,
     seed: int = 0,
+    n_best: NBest | None = None,
 ) -> dict[str, ErrorResult]:
     """Measure how well each uncertainty finds the mistakes of one system.
 
@@ -157,6 +161,7 @@ def detect_errors(
         resamples: bootstrap resamples of the intervals; 0 for none.
         seed: of the bootstrap. Results of one seed on the same sentences are paired:
             :func:`seqdistill.assessment.numbers.compare_numbers` compares them.
+        n_best: what the uncertainties were averaged over, for the signature.
 
     Raises:
         InputError: lengths differ, a vector is empty or holds NaN or infinity, a quality exceeds
@@ -217,6 +222,7 @@ def detect_errors(
             n_acceptable=int(acceptable.sum()),
             resamples=resamples,
             seed=seed,
+            n_best=n_best,
         )
     return results
 

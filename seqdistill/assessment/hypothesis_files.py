@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from seqdistill.assessment.n_best import TOP, Aggregation, NBest, aggregate, with_averages
 from seqdistill.errors import InputError
 from seqdistill.hypotheses import Hypothesis, ModelInfo, read_hypotheses
 from seqdistill.uncertainty.measures import MEASURES
@@ -24,11 +25,13 @@ class HypothesisSet:
         path: of the file.
         hypotheses: one a sentence, ordered by sentence.
         lines: line of each in the file, from 1.
+        n_best: what their uncertainty was averaged over; None: it is the best hypothesis's own.
     """
 
     path: str
     hypotheses: list[Hypothesis]
     lines: list[int]
+    n_best: NBest | None = None
 
     @classmethod
     def of(cls, name: str, hypotheses: Sequence[Hypothesis]) -> "HypothesisSet":
@@ -112,20 +115,26 @@ class HypothesisSet:
                 )
 
 
-def read_set(path: str | Path) -> HypothesisSet:
+def read_set(path: str | Path, aggregation: Aggregation = TOP) -> HypothesisSet:
     """Read the best hypothesis (rank 0) of every sentence, and its line.
+
+    Args:
+        path: of the file.
+        aggregation: of the sequence measures over the n-best list of each sentence; the text and
+            all else is that of the best hypothesis always.
 
     Raises:
         InputError: the file is unusable, has no hypothesis of rank 0, has two of one sentence,
             holds the output of different models, or its lines have different measures (file and
-            line are named).
+            line are named); or as :func:`seqdistill.assessment.n_best.aggregate`.
     """
     # Every line holds one object, so counting what is read counts lines.
-    numbered = [
+    every = [
         (line, hypothesis)
         for line, hypothesis in enumerate(read_hypotheses(path), start=1)
-        if hypothesis.rank == 0
+        if hypothesis.rank == 0 or aggregation.kind != "top"
     ]
+    numbered = [(line, hypothesis) for line, hypothesis in every if hypothesis.rank == 0]
     if not numbered:
         raise InputError(f"{path}: no hypothesis of rank 0; expected one a sentence")
     first_line, first = numbered[0]
@@ -148,8 +157,13 @@ def read_set(path: str | Path) -> HypothesisSet:
                 f"{where}: this line and line {first_line} differ in the measures "
                 f"{', '.join(order_measures(differing))}; give the output of one run"
             )
+    n_best = None
+    if aggregation.kind != "top":
+        averages, n_best = aggregate(str(path), every, aggregation)
+        numbered = [(line, with_averages(h, averages)) for line, h in numbered]
     numbered.sort(key=lambda pair: pair[1].id)
-    return HypothesisSet(str(path), [h for _, h in numbered], [line for line, _ in numbered])
+    best = [hypothesis for _, hypothesis in numbered]
+    return HypothesisSet(str(path), best, [line for line, _ in numbered], n_best)
 
 
 def read_best(path: str | Path) -> list[Hypothesis]:

@@ -14,6 +14,7 @@ from seqdistill.assessment.hypothesis_files import common_model as common_model
 from seqdistill.assessment.hypothesis_files import describe_model as describe_model
 from seqdistill.assessment.hypothesis_files import order_measures as order_measures
 from seqdistill.assessment.hypothesis_files import read_best as read_best
+from seqdistill.assessment.n_best import NBest
 from seqdistill.assessment.quality import (
     SENTENCE_METRICS,
     QualityResult,
@@ -120,6 +121,7 @@ def assess_ood(
     measures: Sequence[str] | None = None,
     resamples: int = 1000,
     seed: int = 0,
+    n_best: NBest | None = None,
 ) -> OodAssessment:
     """Measure how well each uncertainty detects each out-of-domain set.
 
@@ -129,6 +131,7 @@ def assess_ood(
         measures: which measures; all that every file has when None.
         resamples: bootstrap resamples of the intervals, 0 for none.
         seed: of the bootstrap.
+        n_best: what their uncertainty was averaged over, for the signatures.
 
     Raises:
         InputError: a set is empty, a measure is unknown, or the sets come from different models.
@@ -152,6 +155,7 @@ def assess_ood(
                 measure=measure,
                 resamples=resamples,
                 seed=seed,
+                n_best=n_best,
             )
             for name, rows in out_of_domain.items()
         }
@@ -179,6 +183,7 @@ def assess_rejection(
     metric: str = "chrf",
     resamples: int = 1000,
     seed: int = 0,
+    n_best: NBest | None = None,
 ) -> dict[str, RejectionResult] | None:
     """Return a rejection result per measure; None where no hypothesis has a reference.
 
@@ -197,6 +202,7 @@ def assess_rejection(
             quality_name=f"sentence {SENTENCE_METRICS[metric]}",
             resamples=resamples,
             seed=seed,
+            n_best=n_best,
         )
         for measure in choose_measures({"the set": hypotheses}, measures)
     }

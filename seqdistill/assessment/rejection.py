@@ -23,6 +23,7 @@ from seqdistill.assessment.bootstrap import (
 )
 from seqdistill.assessment.checks import FloatArray, finite_vector, same_length
 from seqdistill.assessment.correlation import average_ranks
+from seqdistill.assessment.n_best import NBest
 from seqdistill.assessment.signatures import bootstrap_fields, measure_fields, sign
 from seqdistill.errors import InputError
 
@@ -45,6 +46,7 @@ class RejectionResult:
         quality: name of the quality, None when it has none.
         resamples: bootstrap resamples of the interval, 0 for none.
         seed: of the bootstrap.
+        n_best: what the uncertainty was averaged over; None: that of the best hypotheses.
     """
 
     prr: Estimate | None
@@ -59,13 +61,14 @@ class RejectionResult:
     quality: str | None
     resamples: int
     seed: int
+    n_best: NBest | None = None
 
     @property
     def signature(self) -> str:
         """What has to be known to get the same numbers again, on one line."""
         return sign(
             {
-                **measure_fields(self.measure),
+                **measure_fields(self.measure, self.n_best),
                 "metric": "prr",
                 "quality": self.quality or "scores",
                 "best": f"{self.best:g}",
@@ -85,6 +88,7 @@ def reject(
     quality_name: str | None = None,
     resamples: int = 1000,
     seed: int = 0,
+    n_best: NBest | None = None,
 ) -> RejectionResult:
     """Hand sentences over from the most uncertain on, and say how well that order was chosen.
 
@@ -99,6 +103,7 @@ def reject(
         quality_name: a name for the quality, for the signature.
         resamples: bootstrap resamples of the interval of the ratio; 0 for none.
         seed: of the bootstrap.
+        n_best: what the uncertainty was averaged over, for the signature.
 
     Raises:
         InputError: lengths differ, a vector is empty or holds NaN or infinity, or a quality
@@ -134,6 +139,7 @@ def reject(
         quality=quality_name,
         resamples=resamples,
         seed=seed,
+        n_best=n_best,
     )
 
 

@@ -3,22 +3,24 @@
 In the spirit of sacreBLEU's (Post, 2018): fields ``key:value`` with bars between them, the same
 keys everywhere, and the version of this package at the end.
 
-=========  =========================================================================================
-measure    name of the uncertainty
-est        of its sequence value: ``chain-rule`` (mean over positions) or ``joint``
-comb       how members make one sequence model, ``pe`` or ``ep``, where that matters
-norm       ``length`` (a number a token) or ``none`` (of the whole sequence)
-nbest      hypotheses of a sentence that count: ``1`` is the best one
-metric     definition of the number
-bs, rs     bootstrap resamples and seed; ``bs:no`` without
-ci         level of the interval in per cent
-version    of seqdistill
-=========  =========================================================================================
+===========  ===================================================================================
+measure      name of the uncertainty
+est          of its sequence value: ``chain-rule`` (mean over positions) or ``joint``
+comb         how members make one sequence model, ``pe`` or ``ep``, where that matters
+norm         ``length`` (a number a token) or ``none`` (of the whole sequence)
+nbest        hypotheses of a sentence that count: ``1`` is the best one; ``3-5`` where lists differ
+aggregation  how those are averaged: ``softmax(lnP/τ)`` or ``uniform``; absent for the best one
+metric       definition of the number
+bs, rs       bootstrap resamples and seed; ``bs:no`` without
+ci           level of the interval in per cent
+version      of seqdistill
+===========  ===================================================================================
 """
 
 from collections.abc import Mapping
 
 import seqdistill
+from seqdistill.assessment.n_best import NBest
 from seqdistill.uncertainty.measures import MEASURES
 
 _UNNORMALISED = "unnormalised_"  # how names of measures begin that are not divided by the length
@@ -36,12 +38,13 @@ def sign(fields: Mapping[str, object]) -> str:
     )
 
 
-def measure_fields(measure: str | None) -> dict[str, object]:
-    """Return the fields of a sequence measure of the best hypothesis.
+def measure_fields(measure: str | None, n_best: NBest | None = None) -> dict[str, object]:
+    """Return the fields of a sequence measure.
 
     Args:
         measure: its name; a name outside the table of measures gets no estimate and combination,
             and scores without a name (None) are ``scores``.
+        n_best: what it was averaged over; None: it is that of the best hypothesis.
 
     Example:
         >>> measure_fields("epkl")["est"], measure_fields("mine")
@@ -56,7 +59,7 @@ def measure_fields(measure: str | None) -> dict[str, object]:
         if known.combination is not None:
             fields["comb"] = known.combination
         fields["norm"] = "none" if measure.startswith(_UNNORMALISED) else "length"
-    return {**fields, "nbest": "1"}
+    return fields | ({"nbest": "1"} if n_best is None else n_best.fields())
 
 
 def bootstrap_fields(resamples: int, seed: int, *, interval: str = "95") -> dict[str, object]:

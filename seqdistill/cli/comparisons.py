@@ -1,4 +1,4 @@
-"""What the assessing verbs share: the options of a second system, and how differences are shown."""
+"""What the assessing verbs share: n-best lists, a second system, and how differences are shown."""
 
 import argparse
 import json
@@ -8,7 +8,9 @@ from dataclasses import asdict
 from typing import Any
 
 from seqdistill.assessment.bootstrap import Comparison
+from seqdistill.assessment.n_best import AGGREGATIONS, Aggregation
 from seqdistill.cli.common import add_bootstrap_options, add_output_options
+from seqdistill.errors import InputError, UsageError
 from seqdistill.files import atomic_write
 from seqdistill.report.tables import format_estimate
 
@@ -19,6 +21,38 @@ def add_result_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--markdown", action="store_true", help="print tables as Markdown")
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
     add_output_options(parser, what="write all results as JSON")
+
+
+def add_n_best_options(parser: argparse.ArgumentParser) -> None:
+    """Add --nbest-aggregation and --nbest-temperature."""
+    parser.add_argument(
+        "--nbest-aggregation",
+        choices=AGGREGATIONS,
+        default="top",
+        help="of measures over the hypotheses of a sentence (files written with --nbest N): the "
+        "best alone, weighted by softmax(ln P(y)/tau), or all alike",
+    )
+    parser.add_argument(
+        "--nbest-temperature",
+        type=float,
+        metavar="TAU",
+        help="of the weights, above 0 (default: 1)",
+    )
+
+
+def aggregation_of(args: argparse.Namespace) -> Aggregation:
+    """Read the options of :func:`add_n_best_options`.
+
+    Raises:
+        UsageError: a temperature that is not above 0, or one without weights.
+    """
+    if args.nbest_temperature is not None and args.nbest_aggregation != "weighted":
+        raise UsageError("--nbest-temperature belongs to --nbest-aggregation weighted")
+    temperature = 1.0 if args.nbest_temperature is None else args.nbest_temperature
+    try:
+        return Aggregation(args.nbest_aggregation, temperature)
+    except InputError as error:
+        raise UsageError(f"--nbest-temperature: {error}") from error
 
 
 def comparison_record(comparison: Comparison | None) -> dict[str, Any] | None:

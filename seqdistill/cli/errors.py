@@ -18,13 +18,20 @@ from seqdistill.assessment.error_detection import (
 )
 from seqdistill.assessment.hypothesis_files import HypothesisSet, describe_model, read_set
 from seqdistill.assessment.hypothesis_sets import choose_measures, uncertainty_of
+from seqdistill.assessment.n_best import Aggregation
 from seqdistill.assessment.numbers import compare_numbers
 from seqdistill.assessment.quality import SENTENCE_METRICS, sentence_quality, sentence_signature
 from seqdistill.assessment.rejection import RejectionResult, reject
 from seqdistill.assessment.selective import bleu_counts
-from seqdistill.cli.common import add_verb, measures_option, refuse_existing
+from seqdistill.cli.common import (
+    add_verb,
+    measures_option,
+    refuse_existing,
+)
 from seqdistill.cli.comparisons import (
+    add_n_best_options,
     add_result_options,
+    aggregation_of,
     comparison_record,
     format_comparison,
     print_signatures,
@@ -107,6 +114,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--diagram", metavar="FILE", help="draw the rejection curves, as .svg or .png"
     )
+    add_n_best_options(parser)
     add_result_options(parser)
     parser.set_defaults(run=run)
 
@@ -118,10 +126,11 @@ def run(args: argparse.Namespace) -> int:
     if args.diagram is not None:
         check_format(args.diagram)
     shown = _check_shown(args)
-    first = _read(args.hypotheses, args.references)
+    aggregation = aggregation_of(args)
+    first = _read(args.hypotheses, args.references, aggregation)
     second = first
     if args.versus is not None:
-        second = _read(args.versus, args.references)
+        second = _read(args.versus, args.references, aggregation)
         first.require_same_sentences(second)
     measures = choose_measures({args.hypotheses: first.hypotheses}, args.measures)
     against = {m: args.versus_measure or m for m in measures} if _compares(args) else {}
@@ -197,6 +206,7 @@ def _assess(
             quality_signature=sentence_signature(args.quality, tokenize=args.tokenize),
             resamples=args.bootstrap,
             seed=args.seed,
+            n_best=one.n_best,
         )
     except InputError as error:
         raise InputError(f"{one.path}: {error}") from error
@@ -208,8 +218,8 @@ def _assess(
     return results, curves
 
 
-def _read(path: str, references: str | None) -> HypothesisSet:
-    found = read_set(path)
+def _read(path: str, references: str | None, aggregation: Aggregation) -> HypothesisSet:
+    found = read_set(path, aggregation)
     return found if references is None else found.with_references(references)
 
 

@@ -9,9 +9,17 @@ from seqdistill.assessment.bootstrap import Comparison
 from seqdistill.assessment.detection import compare_detection
 from seqdistill.assessment.hypothesis_files import HypothesisSet, describe_model, read_set
 from seqdistill.assessment.hypothesis_sets import assess_ood, choose_measures, uncertainty_of
-from seqdistill.cli.common import add_verb, measures_option, named_paths, refuse_existing
+from seqdistill.assessment.n_best import Aggregation, join_n_best
+from seqdistill.cli.common import (
+    add_verb,
+    measures_option,
+    named_paths,
+    refuse_existing,
+)
 from seqdistill.cli.comparisons import (
+    add_n_best_options,
     add_result_options,
+    aggregation_of,
     comparison_record,
     format_comparison,
     print_signatures,
@@ -79,6 +87,7 @@ def add_parser(subparsers: Any) -> None:
         metavar="NAME",
         help="compare every measure with this one (default: with itself, in the other system)",
     )
+    add_n_best_options(parser)
     add_result_options(parser)
     parser.set_defaults(run=run)
 
@@ -86,6 +95,7 @@ def add_parser(subparsers: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Compute and print; returns the exit status."""
     refuse_existing(args.output, overwrite=args.overwrite)
+    aggregation = aggregation_of(args)
     paths = named_paths(args.out_of_domain, "--out-of-domain")
     versus_paths = named_paths(args.versus_out_of_domain, "--versus-out-of-domain")
     if (args.versus_in_domain is None) != (not versus_paths):
@@ -96,17 +106,19 @@ def run(args: argparse.Namespace) -> int:
             f"got {', '.join(versus_paths)}; name them with NAME=FILE"
         )
     versus_paths = {name: versus_paths[name] for name in paths if name in versus_paths}
-    first = _System(args.in_domain, paths)
+    first = _System(args.in_domain, paths, aggregation)
     assessment = assess_ood(
         first.in_domain.hypotheses,
         {name: one.hypotheses for name, one in first.out_of_domain.items()},
         measures=args.measures,
         resamples=args.bootstrap,
         seed=args.seed,
+        n_best=join_n_best({one.path: one.n_best for one in first.all_sets()}),
     )
-    second = (
-        first if args.versus_in_domain is None else _System(args.versus_in_domain, versus_paths)
-    )
+    second = first
+    if args.versus_in_domain is not None:
+        second = _System(args.versus_in_domain, versus_paths, aggregation)
+        join_n_best({one.path: one.n_best for one in second.all_sets()})
     against = {m: args.versus_measure or m for m in assessment.measures}
     if second is first and args.versus_measure is None:
         against = {}
@@ -153,9 +165,13 @@ def run(args: argparse.Namespace) -> int:
 class _System:
     """The sets of one system, read from its files."""
 
-    def __init__(self, in_domain: str, out_of_domain: Mapping[str, str]) -> None:
-        self.in_domain = read_set(in_domain)
-        self.out_of_domain = {name: read_set(path) for name, path in out_of_domain.items()}
+    def __init__(
+        self, in_domain: str, out_of_domain: Mapping[str, str], aggregation: Aggregation
+    ) -> None:
+        self.in_domain = read_set(in_domain, aggregation)
+        self.out_of_domain = {
+            name: read_set(path, aggregation) for name, path in out_of_domain.items()
+        }
 
     def all_sets(self) -> list[HypothesisSet]:
         """In-domain first."""

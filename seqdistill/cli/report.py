@@ -14,6 +14,7 @@ from seqdistill.cli.common import (
     named_paths,
     refuse_existing,
 )
+from seqdistill.cli.comparisons import add_n_best_options, aggregation_of
 from seqdistill.errors import UsageError
 from seqdistill.report.inputs import (
     ReportInput,
@@ -96,6 +97,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--examples", type=int, default=5, metavar="N", help="sentences shown of each set"
     )
+    add_n_best_options(parser)
     add_bootstrap_options(parser)
     add_output_options(parser, what="the page", required=True)
     parser.set_defaults(run=run)
@@ -126,20 +128,23 @@ def run(args: argparse.Namespace) -> int:
 
 def _read(args: argparse.Namespace) -> tuple[list[SystemInput], str | None, dict[str, str]]:
     single = args.in_domain or args.out_of_domain or args.forced or args.name
+    aggregation = aggregation_of(args)
     given = [bool(args.system), bool(args.manifest), bool(single)]
     if sum(given) != 1:
         raise UsageError("expected one of --system, --manifest and --in-domain")
     if args.manifest:
-        return read_manifest(args.manifest)
+        return read_manifest(args.manifest, aggregation)
     if args.system:
         if any("=" not in value for value in args.system):
             raise UsageError("--system: expected NAME=FOLDER")
         folders = named_paths(args.system, "--system")
-        return [read_folder(name, folder) for name, folder in folders.items()], None, {}
+        return [read_folder(name, path, aggregation) for name, path in folders.items()], None, {}
     if not args.in_domain:
         raise UsageError("--out-of-domain, --forced and --name belong to an --in-domain FILE")
     sets = named_paths(args.out_of_domain, "--out-of-domain")
-    system = read_system(args.name or "system", args.in_domain, sets, forced=args.forced)
+    system = read_system(
+        args.name or "system", args.in_domain, sets, forced=args.forced, aggregation=aggregation
+    )
     return [system], None, {}
 
 

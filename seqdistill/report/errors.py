@@ -123,6 +123,7 @@ def _detect(
             quality_signature=sentence_signature(report.quality_metric),
             resamples=report.resamples,
             seed=report.seed,
+            n_best=result.system.n_best,
         )
         for _, result in chosen
     }

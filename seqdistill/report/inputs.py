@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from seqdistill.assessment.hypothesis_sets import read_best
+from seqdistill.assessment.hypothesis_files import read_best, read_set
+from seqdistill.assessment.n_best import TOP, Aggregation, NBest, join_n_best
 from seqdistill.errors import InputError
 from seqdistill.hypotheses import Hypothesis
 
@@ -28,6 +29,7 @@ class SystemInput:
         out_of_domain: name of a set → its hypotheses.
         forced: scored references of the in-domain set, for likelihood and calibration.
         scores: further numbers for the table of quality, by column name.
+        n_best: what their uncertainty was averaged over; None: that of the best hypotheses.
     """
 
     name: str
@@ -35,6 +37,7 @@ class SystemInput:
     out_of_domain: Mapping[str, Sequence[Hypothesis]] = field(default_factory=dict)
     forced: Sequence[Hypothesis] = ()
     scores: Mapping[str, float] = field(default_factory=dict)
+    n_best: NBest | None = None
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,7 @@ class ReportInput:
     examples: int = 5
 
 
-def read_folder(name: str, folder: str | Path) -> SystemInput:
+def read_folder(name: str, folder: str | Path, aggregation: Aggregation = TOP) -> SystemInput:
     """Read a system from a folder of JSONL files.
 
     ``in_domain.jsonl`` is the in-domain set, ``forced.jsonl`` (if there) its scored references, and
@@ -84,6 +87,7 @@ def read_folder(name: str, folder: str | Path) -> SystemInput:
         folder / IN_DOMAIN_FILE,
         {path.stem: path for path in others},
         forced=forced if forced.is_file() else None,
+        aggregation=aggregation,
     )
 
 
@@ -94,22 +98,28 @@ def read_system(
     *,
     forced: str | Path | None = None,
     scores: Mapping[str, float] | None = None,
+    aggregation: Aggregation = TOP,
 ) -> SystemInput:
-    """Read a system from its files.
+    """Read a system from its files; ``aggregation`` is that of its measures over n-best lists.
 
     Raises:
         InputError: a file is unusable.
     """
+    test = read_set(in_domain, aggregation)
+    others = {set_name: read_set(path, aggregation) for set_name, path in out_of_domain.items()}
     return SystemInput(
         name=name,
-        in_domain=read_best(in_domain),
-        out_of_domain={set_name: read_best(path) for set_name, path in out_of_domain.items()},
+        in_domain=test.hypotheses,
+        out_of_domain={set_name: one.hypotheses for set_name, one in others.items()},
+        n_best=join_n_best({one.path: one.n_best for one in (test, *others.values())}),
         forced=() if forced is None else read_best(forced),
         scores=dict(scores or {}),
     )
 
 
-def read_manifest(path: str | Path) -> tuple[list[SystemInput], str | None, dict[str, str]]:
+def read_manifest(
+    path: str | Path, aggregation: Aggregation = TOP
+) -> tuple[list[SystemInput], str | None, dict[str, str]]:
     """Read systems, title and settings from a TOML or JSON manifest.
 
     Paths in it are relative to the manifest::
@@ -138,13 +148,16 @@ def read_manifest(path: str | Path) -> tuple[list[SystemInput], str | None, dict
     entries = manifest.get("system")
     if not isinstance(entries, list) or not entries:
         raise InputError(f"{path}: expected at least one [[system]]")
-    systems = [_read_entry(path, number, entry) for number, entry in enumerate(entries, start=1)]
+    systems = [
+        _read_entry(path, number, entry, aggregation)
+        for number, entry in enumerate(entries, start=1)
+    ]
     title = manifest.get("title")
     settings = _table(manifest, "settings", str(path))
     return systems, title, {key: str(value) for key, value in settings.items()}
 
 
-def _read_entry(path: Path, number: int, entry: Any) -> SystemInput:
+def _read_entry(path: Path, number: int, entry: Any, aggregation: Aggregation) -> SystemInput:
     place = f"{path}: system {number}"
     if not isinstance(entry, dict):
         raise InputError(f"{place}: expected a table, got {type(entry).__name__}")
@@ -168,6 +181,7 @@ def _read_entry(path: Path, number: int, entry: Any) -> SystemInput:
         {key: path.parent / value for key, value in sets.items()},
         forced=None if forced is None else path.parent / forced,
         scores=scores,
+        aggregation=aggregation,
     )
 
 

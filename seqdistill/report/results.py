@@ -101,13 +101,24 @@ def _compute_one(system: SystemInput, report: ReportInput) -> SystemResult:
     available = _available(system)
     # Systems differ in what they can measure: each shows what it has of what was asked for.
     measures = [m for m in report.measures or available if m in available]
-    bootstrap = {"resamples": report.resamples, "seed": report.seed}
     ood = rejection = None
     if system.out_of_domain and measures:
-        ood = assess_ood(system.in_domain, system.out_of_domain, measures=measures, **bootstrap)
+        ood = assess_ood(
+            system.in_domain,
+            system.out_of_domain,
+            measures=measures,
+            resamples=report.resamples,
+            seed=report.seed,
+            n_best=system.n_best,
+        )
     if measures:
         rejection = assess_rejection(
-            system.in_domain, measures=measures, metric=report.quality_metric, **bootstrap
+            system.in_domain,
+            measures=measures,
+            metric=report.quality_metric,
+            resamples=report.resamples,
+            seed=report.seed,
+            n_best=system.n_best,
         )
     return SystemResult(
         system=system,
