@@ -179,6 +179,15 @@ def read_hypotheses(path: str | Path) -> Iterator[Hypothesis]:
     Raises:
         InputError: the file is missing or empty, or a line is malformed (file and line are named).
     """
+    return (hypothesis for hypothesis, _ in read_records(path))
+
+
+def read_records(path: str | Path) -> Iterator[tuple[Hypothesis, dict[str, Any]]]:
+    """Read hypotheses and the objects that they stand in, which may hold more fields.
+
+    Raises:
+        InputError: as :func:`read_hypotheses`.
+    """
     path = Path(path)
     if not path.is_file():
         raise InputError(f"{path}: no such file; expected JSONL from --uncertainty-output")
@@ -194,11 +203,12 @@ def read_hypotheses(path: str | Path) -> Iterator[Hypothesis]:
         raise InputError(f"{path}: the file is empty; expected at least one hypothesis")
 
 
-def _read_line(line: str, where: str) -> Hypothesis:
+def _read_line(line: str, where: str) -> tuple[Hypothesis, dict[str, Any]]:
     if not line.strip():
         raise InputError(f"{where}: empty line; every line holds one JSON object")
     try:
-        return Hypothesis.from_dict(json.loads(line))
+        record = json.loads(line)
+        return Hypothesis.from_dict(record), record
     except json.JSONDecodeError as error:
         raise InputError(f"{where}: not JSON ({error.msg})") from error
     except InputError as error:

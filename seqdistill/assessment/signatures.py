@@ -5,7 +5,8 @@ keys everywhere, and the version of this package at the end.
 
 ===========  ===================================================================================
 measure      name of the uncertainty
-est          of its sequence value: ``chain-rule`` (mean over positions) or ``joint``
+est          of its sequence value: ``chain-rule`` (mean over positions), ``joint``, ``outputs`` or
+             ``features``
 comb         how members make one sequence model, ``pe`` or ``ep``, where that matters
 norm         ``length`` (a number a token) or ``none`` (of the whole sequence)
 nbest        hypotheses of a sentence that count: ``1`` is the best one; ``3-5`` where lists differ
@@ -58,7 +59,10 @@ def measure_fields(measure: str | None, n_best: NBest | None = None) -> dict[str
         fields["est"] = known.estimate
         if known.combination is not None:
             fields["comb"] = known.combination
-        fields["norm"] = "none" if measure.startswith(_UNNORMALISED) else "length"
+        is_average = known.estimate in ("chain-rule", "joint")
+        fields["norm"] = (
+            "length" if is_average and not measure.startswith(_UNNORMALISED) else "none"
+        )
     return fields | ({"nbest": "1"} if n_best is None else n_best.fields())
 
 

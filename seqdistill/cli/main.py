@@ -27,6 +27,10 @@ VERBS: dict[str, tuple[str, str]] = {
         "seqdistill.cli.measures",
         "list the measures of uncertainty with their formulas",
     ),
+    "disagreement": (
+        "seqdistill.cli.disagreement",
+        "add how much the members' own translations differ to the measures of an ensemble",
+    ),
     "ood": (
         "seqdistill.cli.ood",
         "measure how well uncertainty detects out-of-domain sentences",

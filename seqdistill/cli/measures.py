@@ -24,8 +24,10 @@ seqdistill measures --format json > measures.json"""
 
 _NOTES = """\
 models: * computes it by default; + only with --dirichlet-samples. Others are computed when
---uncertainty-measures names them ("all" for every one). A measure of tokens has a value for the
-sequence, too: the mean over its positions. Higher means more uncertain, but for (!)."""
+--uncertainty-measures names them ("all" for every one), but for estimates from outputs, which
+`seqdistill disagreement` adds, and from features, which --feature-density adds. A measure of tokens
+has a value for the sequence, too: the mean over its positions. Higher means more uncertain, but for
+(!)."""
 
 
 def add_parser(subparsers: Any) -> None:

@@ -3,7 +3,8 @@
 from collections.abc import Iterable, Sequence
 
 from seqdistill.errors import InputError
-from seqdistill.uncertainty.table import MEASURES, MODEL_KINDS, UNNORMALISED_PREFIX, Measure
+from seqdistill.uncertainty.measure import MODEL_KINDS, Measure
+from seqdistill.uncertainty.table import MEASURES, UNNORMALISED_PREFIX
 
 __all__ = [
     "ALL",
@@ -37,7 +38,7 @@ def measures_of(model_kind: str) -> tuple[str, ...]:
 
 
 def available_measures(model_kind: str, *, samples: bool = True) -> tuple[str, ...]:
-    """Return the names of all measures that a kind of model can compute, in table order.
+    """Return the names of all measures that a kind of model computes if asked, in table order.
 
     Args:
         model_kind: of :data:`MODEL_KINDS`.
@@ -54,7 +55,9 @@ def available_measures(model_kind: str, *, samples: bool = True) -> tuple[str, .
     return tuple(
         name
         for name, measure in MEASURES.items()
-        if model_kind in measure.needs and (samples or model_kind not in measure.needs_samples)
+        if model_kind in measure.needs
+        and not measure.added_by
+        and (samples or model_kind not in measure.needs_samples)
     )
 
 
@@ -130,6 +133,12 @@ def resolve_measures(
         raise InputError(
             f"a model of kind {model_kind} has {', '.join(unsampled)} of members drawn from it "
             "only; say how many with --dirichlet-samples"
+        )
+    added = [f"{name} ({MEASURES[name].added_by})" for name in missing if MEASURES[name].added_by]
+    if added:
+        raise InputError(
+            f"{', '.join(added)}: added to hypotheses by what stands in brackets, not by a choice "
+            "of measures"
         )
     if missing:
         raise InputError(

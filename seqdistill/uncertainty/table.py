@@ -6,55 +6,10 @@ hypotheses only. All but those that say so are in nats and point the same way: h
 uncertain. What a model computes unless it is asked for more is ``default_for`` its kind.
 """
 
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import replace
 
-#: What produces hypotheses: several ordinary models, Dirichlet students, one ordinary model.
-MODEL_KINDS = ("ensemble", "dirichlet", "softmax")
-
-Level = Literal["token", "sequence"]
-Estimate = Literal["chain-rule", "joint"]
-Combination = Literal["pe", "ep"]
-Kind = Literal["total", "data", "knowledge"]
-
-
-@dataclass(frozen=True)
-class Measure:
-    """What a measure is, where it comes from and who has it.
-
-    Attributes:
-        name: the key in ``Hypothesis.uncertainty``.
-        symbol: how tables and plots call it.
-        level: ``token`` (a number a position, averaged for the sequence) or ``sequence``.
-        estimate: of the sequence's value: ``chain-rule`` (mean over positions) or ``joint`` (from
-            the log-probability of the hypothesis).
-        combination: how members make one sequence model: ``pe``, product of expectations, or
-            ``ep``, expectation of products. A Dirichlet student emulates ``pe``. None: it does not
-            depend on that, or follows whatever was decoded.
-        kind: the uncertainty measured: ``total``, ``data`` or ``knowledge``.
-        needs: the model kinds that have it, of :data:`MODEL_KINDS`.
-        formula: at one position for token measures, for y of length L for sequence measures.
-        source: where it was published.
-        default_for: the kinds that compute it unless something else is asked for.
-        unit: ``nats``, ``nats²`` or ``none``.
-        higher_is_more_uncertain: False only where a published number points elsewhere.
-        needs_samples: the kinds that have it only with ``--dirichlet-samples``.
-    """
-
-    name: str
-    symbol: str
-    level: Level
-    estimate: Estimate
-    combination: Combination | None
-    kind: Kind
-    needs: tuple[str, ...]
-    formula: str
-    source: str
-    default_for: tuple[str, ...] = ()
-    unit: str = "nats"
-    higher_is_more_uncertain: bool = True
-    needs_samples: tuple[str, ...] = ()
-
+from seqdistill.uncertainty.added_measures import ADDED, QUALITY_ESTIMATION
+from seqdistill.uncertainty.measure import MODEL_KINDS, Combination, Kind, Level, Measure
 
 _SEQUENCES = (
     "Malinin & Gales 2021, Uncertainty Estimation in Autoregressive Structured Prediction (ICLR)"
@@ -65,9 +20,6 @@ _PROXY = "Ryabinin, Malinin & Gales 2021, Scaling Ensemble Distribution Distilla
 _BASELINE = (
     "Hendrycks & Gimpel 2017, A Baseline for Detecting Misclassified and Out-of-Distribution "
     "Examples (ICLR)"
-)
-_QUALITY = (
-    "Fomicheva et al. 2020, Unsupervised Quality Estimation for Neural Machine Translation (TACL)"
 )
 _RELEASED = "the research code released with " + _PROXY + "; for comparison only"
 
@@ -194,17 +146,19 @@ _ON_REQUEST = (
         "reverse_mutual_information_ep", "RMI (EP)", "knowledge", "mean_m KL(p_EP‖p_m)",
     ),
     _decoded(
-        "entropy", "H", "H(p) of what is decoded; over a sequence: mean token entropy", _QUALITY,
+        "entropy", "H", "H(p) of what is decoded; over a sequence: mean token entropy",
+        QUALITY_ESTIMATION,
     ),
     _decoded(
         "negative_log_max_probability", "−ln max p", "−ln max_v p(v) of what is decoded", _BASELINE,
     ),
     _decoded(
-        "negative_log_probability", "−ln p(y)", "−ln p(y_l) under what is decoded", _QUALITY,
+        "negative_log_probability", "−ln p(y)", "−ln p(y_l) under what is decoded",
+        QUALITY_ESTIMATION,
     ),
     Measure(
         "member_score_variance", "Var ln P_m", "sequence", "joint", None, "knowledge",
-        ("ensemble",), "variance over members (divisor M) of (1/L) ln P_m(y)", _QUALITY,
+        ("ensemble",), "variance over members (divisor M) of (1/L) ln P_m(y)", QUALITY_ESTIMATION,
         unit="nats²",
     ),
     _official(
@@ -269,3 +223,4 @@ def _unnormalised(measure: Measure) -> Measure:
 #: Every measure by name, in the order in which reports show them.
 MEASURES: dict[str, Measure] = {measure.name: measure for measure in _DEFAULTS + _ON_REQUEST}
 MEASURES |= {UNNORMALISED_PREFIX + name: _unnormalised(MEASURES[name]) for name in _UNNORMALISED}
+MEASURES |= {measure.name: measure for measure in ADDED}

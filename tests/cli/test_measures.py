@@ -48,7 +48,10 @@ def test_a_choice_of_them(capsys: pytest.CaptureFixture[str]) -> None:
     options = ["--format", "json", "--model", "dirichlet", "--level", "sequence"]
     names = [record["name"] for record in json.loads(listed(capsys, *options))]
     assert names == [
-        name for name in available_measures("dirichlet") if MEASURES[name].level == "sequence"
+        name
+        for name, measure in MEASURES.items()
+        if measure.level == "sequence"
+        and (name in available_measures("dirichlet") or measure.added_by == "--feature-density")
     ]
 
 
