@@ -1,14 +1,19 @@
 """A model's decoder output before its projection, for the tokens that count.
 
 The fused loss and the teachers project by themselves: only counted tokens, a chunk at a time.
+Densities of features look at the same, and at the encoder's output.
 """
 
 import inspect
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from fairseq.models.transformer import TransformerDecoderBase
 from torch import Tensor, nn
+
+from seqdistill.errors import InputError
+from seqdistill.uncertainty.densities import pool_features
 
 
 @dataclass(frozen=True)
@@ -24,6 +29,10 @@ class TokenFeatures:
     features: Tensor
     weight: Tensor
     bias: Tensor | None
+
+    def logits(self) -> Tensor:
+        """Return (N, V) the features, projected."""
+        return nn.functional.linear(self.features, self.weight, self.bias)
 
 
 def gives_features(model: Any) -> bool:
@@ -52,6 +61,57 @@ def token_features(model: Any, net_input: dict[str, Any], token_mask: Tensor) ->
 def token_logits(model: Any, net_input: dict[str, Any], token_mask: Tensor) -> Tensor:
     """Return the (N, V) logits of the counted tokens; projects only those where it can."""
     if gives_features(model):
-        given = token_features(model, net_input, token_mask)
-        return nn.functional.linear(given.features, given.weight, given.bias)
+        return token_features(model, net_input, token_mask).logits()
     return model(**net_input)[0][token_mask]
+
+
+def require_features(models: Any) -> None:
+    """Refuse models whose decoders do not give the features that densities are of.
+
+    Raises:
+        InputError: such a model.
+    """
+    for model in models:
+        if not (gives_features(model) and hasattr(model, "encoder")):
+            raise InputError(
+                f"a {type(model).__name__} does not give its features; densities of features need "
+                "an encoder-decoder transformer with an ordinary output projection"
+            )
+
+
+def encode_and_decode(
+    model: Any, net_input: dict[str, Any], token_mask: Tensor
+) -> tuple[Tensor, TokenFeatures]:
+    """Run a model on a batch, as :func:`token_features`, and keep the encoder's output.
+
+    Returns:
+        (B, D) the encoder's outputs, pooled, and the features of the counted tokens.
+    """
+    source = {name: net_input[name] for name in ("src_tokens", "src_lengths")}
+    encoder_out = model.encoder(**source)
+    features, _ = model.decoder(
+        net_input["prev_output_tokens"],
+        encoder_out=encoder_out,
+        features_only=True,
+        src_lengths=source["src_lengths"],
+    )
+    projection = model.decoder.output_projection
+    given = TokenFeatures(features[token_mask], projection.weight, projection.bias)
+    return pooled_encoder_output(encoder_out), given
+
+
+def pooled_encoder_output(encoder_out: dict[str, list[Tensor]]) -> Tensor:
+    """Return (B, D) the mean of fairseq's encoder output over each source's positions, float64."""
+    (outputs,) = encoder_out["encoder_out"]  # (S, B, D)
+    outputs = outputs.transpose(0, 1)
+    counted = torch.ones(outputs.shape[:2], dtype=torch.bool, device=outputs.device)
+    for padding in encoder_out["encoder_padding_mask"]:  # (B, S), or there is none
+        counted = ~padding.to(torch.bool)
+    return pool_features(outputs, counted)
+
+
+def pooled_by_sentence(features: Tensor, token_mask: Tensor) -> Tensor:
+    """Return (B, D) means of the features (N, D) of the N counted tokens, sentence by sentence."""
+    table = features.new_zeros(*token_mask.shape, features.shape[-1])
+    table[token_mask] = features
+    return pool_features(table, token_mask)

@@ -5,6 +5,7 @@ from typing import Any
 
 from fairseq.tasks.fairseq_task import FairseqTask
 
+from fairseq_plugins.generation.distances import densities_for
 from fairseq_plugins.generation.ensemble import UncertaintyEnsembleModel, estimator_of
 from fairseq_plugins.generation.generator import (
     AlignedUncertaintySequenceGenerator,
@@ -14,6 +15,7 @@ from fairseq_plugins.generation.output import HypothesisRecorder
 from fairseq_plugins.generation.scorer import UncertaintyScorer
 from fairseq_plugins.generation.second import SecondSystem, load_second_system
 from seqdistill.errors import InputError
+from seqdistill.uncertainty.densities import ModelDensity
 from seqdistill.uncertainty.estimators import UncertaintyOptions
 
 __all__ = [
@@ -24,6 +26,7 @@ __all__ = [
     "UncertaintyScorer",
     "UncertaintySequenceGenerator",
     "build_uncertainty_generator",
+    "densities_for",
     "load_second_system",
 ]
 
@@ -36,6 +39,7 @@ def build_uncertainty_generator(
     *,
     against: SecondSystem | None = None,
     temperatures: Sequence[float] = (),
+    densities: Sequence[ModelDensity] | None = None,
     **kwargs: Any,
 ) -> Any:
     """Build what ``task.build_generator`` returns: a generator, or a scorer of given targets.
@@ -47,6 +51,8 @@ def build_uncertainty_generator(
         options: measures and combination of the members; None: the defaults, PE.
         against: of a scorer, see there.
         temperatures: of a scorer, likewise.
+        densities: of the models' features, as ``densities_for`` reads them, if distances from them
+            are wanted.
         **kwargs: what else ``FairseqTask.build_generator`` takes, ``extra_gen_cls_kwargs`` …
 
     Returns:
@@ -63,7 +69,11 @@ def build_uncertainty_generator(
         if alignment:
             raise InputError("--print-alignment aligns translations; drop it, or --score-reference")
         generator = UncertaintyScorer(
-            task.target_dictionary, options=options, against=against, temperatures=temperatures
+            task.target_dictionary,
+            options=options,
+            against=against,
+            temperatures=temperatures,
+            densities=densities,
         )
     elif against is not None or temperatures:
         raise InputError(
@@ -81,7 +91,11 @@ def build_uncertainty_generator(
         if issubclass(
             generator_class, UncertaintySequenceGenerator | AlignedUncertaintySequenceGenerator
         ):
-            extra["options"] = options
+            extra |= {"options": options, "densities": densities}
+        elif densities is not None:
+            raise InputError(
+                f"densities of features need a search of this package, not {generator_class}"
+            )
         # Not task.build_generator, which is what calls this function.
         generator = FairseqTask.build_generator(
             task,

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from seqdistill.errors import InputError
 from seqdistill.hypotheses import Against, Hypothesis, Tempered
-from seqdistill.uncertainty.measures import resolve_measures
+from seqdistill.uncertainty.measures import MEASURES, resolve_measures
 
 #: Dictionary indices (without padding) → text
 TextDecoder = Callable[[Tensor], str]
@@ -155,7 +155,8 @@ def _keep(measures: Sequence[str] | None, hypo: dict[str, Any]) -> Sequence[str]
         raise InputError(
             f"{', '.join(missing)} were not computed; make the generator with the same measures"
         )
-    return wanted
+    # What is added by an option of its own is there because that option was given.
+    return [*wanted, *(name for name in found if name in MEASURES and MEASURES[name].added_by)]
 
 
 def _numbers(values: Tensor, name: str, sentence: int) -> list[float]:

@@ -1,13 +1,17 @@
 """The models behind a beam search: they decode, and keep what they said for its measures."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from fairseq.sequence_generator import EnsembleModel, EnsembleModelWithAlignment
 from torch import Tensor
 
+from fairseq_plugins.features import pooled_encoder_output
+from fairseq_plugins.generation.distances import FeatureSums
 from fairseq_plugins.generation.history import BeamHistory
 from seqdistill.errors import InputError
+from seqdistill.uncertainty.densities import ModelDensity
 from seqdistill.uncertainty.estimators import Estimator, UncertaintyOptions, estimator_for
 
 
@@ -45,19 +49,31 @@ class UncertaintyEnsembleModel(EnsembleModel):
     Args:
         models: fairseq models.
         options: measures and combination of the members; None: the defaults, PE.
+        densities: of the models' features, if distances from them are wanted.
     """
 
-    def __init__(self, models: Any, options: UncertaintyOptions | None = None) -> None:
+    def __init__(
+        self,
+        models: Any,
+        options: UncertaintyOptions | None = None,
+        densities: Sequence[ModelDensity] | None = None,
+    ) -> None:
         super().__init__(models)
         self.options = options
+        self.densities = densities
         self.history: BeamHistory
+        self.encoded: list[Tensor] = []  # M × (sentences, D) pooled, where there are densities
 
     def forward_encoder(self, net_input: dict[str, Tensor]) -> Any:
         """Encode a batch; a new search begins."""
         # Looked up again for each batch: in training, fairseq builds the generator for validation
         # before the task has told the model what its head is.
-        self.history = BeamHistory(estimator_of(self.models, self.options))
-        return super().forward_encoder(net_input)
+        sums = None if self.densities is None else FeatureSums()
+        self.history = BeamHistory(estimator_of(self.models, self.options), sums)
+        encoder_outs = super().forward_encoder(net_input)
+        if self.densities is not None:
+            self.encoded = [pooled_encoder_output(out) for out in encoder_outs]
+        return encoder_outs
 
     def forward_decoder(
         self, tokens: Tensor, encoder_outs: Any, incremental_states: Any, temperature: float = 1.0
@@ -80,11 +96,12 @@ class UncertaintyEnsembleModel(EnsembleModel):
         history = self.history
         history.choose(tokens[:, -1])
         outputs: list[Tensor] = []
+        features: list[Tensor] = []
         attentions: list[Tensor] = []
 
         for m, model in enumerate(self.models):
             encoder_out = encoder_outs[m] if self.has_encoder() else None
-            net_output = self._step(model, tokens, encoder_out, incremental_states[m])
+            net_output = self._step(model, tokens, encoder_out, incremental_states[m], features)
             # All are kept until the step's tokens are known, so all may as well be read together.
             outputs.append(
                 member_output(
@@ -98,7 +115,7 @@ class UncertaintyEnsembleModel(EnsembleModel):
             reading = history.estimator.read(outputs, temperature, history.prefix)
         except InputError as error:
             raise InputError(f"at decoding step {history.steps + 1}: {error}") from error
-        history.append(reading, outputs)
+        history.append(reading, outputs, features)
         return reading.log_probs, _mean(attentions)
 
     def reorder_incremental_state(self, incremental_states: Any, new_order: Tensor) -> None:
@@ -106,8 +123,27 @@ class UncertaintyEnsembleModel(EnsembleModel):
         self.history.reorder(new_order)
         super().reorder_incremental_state(incremental_states, new_order)
 
-    def _step(self, model: Any, tokens: Tensor, encoder_out: Any, incremental_state: Any) -> Any:
-        """Return a member's decoder output (logits first) for the tokens so far."""
+    def _step(
+        self,
+        model: Any,
+        tokens: Tensor,
+        encoder_out: Any,
+        incremental_state: Any,
+        features: list[Tensor],
+    ) -> Any:
+        """Return a member's decoder output (logits first) for the tokens so far.
+
+        Where there are densities, append the newest position's features (rows, D).
+        """
+        if self.densities is not None:
+            hidden, extra = model.decoder.forward(
+                tokens,
+                encoder_out=encoder_out,
+                incremental_state=incremental_state,
+                features_only=True,
+            )
+            features.append(hidden[:, -1, :])
+            return model.decoder.output_layer(hidden), extra
         if self.has_incremental_states():
             return model.decoder.forward(
                 tokens, encoder_out=encoder_out, incremental_state=incremental_state

@@ -1,15 +1,18 @@
 """Beam search whose hypotheses carry their uncertainty."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from fairseq.sequence_generator import SequenceGenerator, SequenceGeneratorWithAlignment
 from torch import Tensor
 
+from fairseq_plugins.generation.distances import attach_distances, rows_of
 from fairseq_plugins.generation.ensemble import (
     AlignedUncertaintyEnsembleModel,
     UncertaintyEnsembleModel,
 )
+from seqdistill.uncertainty.densities import ModelDensity
 from seqdistill.uncertainty.estimators import Estimator, UncertaintyOptions
 
 
@@ -72,18 +75,21 @@ class _WithUncertainty(SequenceGenerator):
 
         # fairseq goes through the rows in order and leaves out those that a sentence, complete with
         # beam_size hypotheses, no longer needs.
-        kept_rows, hypotheses = [], []
+        kept_rows, kept_sentences, hypotheses = [], [], []
         for row in bbsz_idx.tolist():
             sentence = sentences[row // beam_size]
             if counts[sentence] < len(finalized[sentence]):
                 kept_rows.append(row)
+                kept_sentences.append(sentence)
                 hypotheses.append(finalized[sentence][counts[sentence]])
                 counts[sentence] += 1
-        history = self.model.history
-        measures, terms = history.finish(
-            torch.tensor(kept_rows, dtype=torch.long, device=bbsz_idx.device), self.eos
-        )
+        history, densities = self.model.history, self.model.densities
+        rows = torch.tensor(kept_rows, dtype=torch.long, device=bbsz_idx.device)
+        measures, terms = history.finish(rows, self.eos)
         attach_uncertainty(hypotheses, history.estimator, measures, terms)
+        if densities is not None and history.feature_sums is not None:
+            encoded = rows_of(self.model.encoded, kept_sentences)
+            attach_distances(hypotheses, densities, encoded, history.feature_sums.means(rows))
         return newly_finished
 
     def replicate_first_beam(self, tensor: Tensor, mask: Tensor, beam_size: int) -> Tensor:
@@ -106,6 +112,8 @@ class UncertaintySequenceGenerator(_WithUncertainty):
         models: fairseq models: several, one, or one Dirichlet student (``model.student_head``).
         tgt_dict: the target dictionary.
         options: measures and combination of the members; None: the defaults, PE.
+        densities: of the models' features; ``uncertainty`` then has the distances from them, from
+            features that the search itself has computed.
         **kwargs: as for ``SequenceGenerator``.
     """
 
@@ -114,9 +122,10 @@ class UncertaintySequenceGenerator(_WithUncertainty):
         models: Any,
         tgt_dict: Any,
         options: UncertaintyOptions | None = None,
+        densities: Sequence[ModelDensity] | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(UncertaintyEnsembleModel(models, options), tgt_dict, **kwargs)
+        super().__init__(UncertaintyEnsembleModel(models, options, densities), tgt_dict, **kwargs)
 
 
 class AlignedUncertaintySequenceGenerator(_WithUncertainty, SequenceGeneratorWithAlignment):
@@ -126,6 +135,7 @@ class AlignedUncertaintySequenceGenerator(_WithUncertainty, SequenceGeneratorWit
         models: as above.
         tgt_dict: the target dictionary.
         options: as above.
+        densities: as above.
         **kwargs: as for ``SequenceGeneratorWithAlignment``.
     """
 
@@ -134,10 +144,11 @@ class AlignedUncertaintySequenceGenerator(_WithUncertainty, SequenceGeneratorWit
         models: Any,
         tgt_dict: Any,
         options: UncertaintyOptions | None = None,
+        densities: Sequence[ModelDensity] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(models, tgt_dict, **kwargs)
         # fairseq's class makes its own wrapper of the models; ours takes its place.
-        self.model = AlignedUncertaintyEnsembleModel(models, options)
+        self.model = AlignedUncertaintyEnsembleModel(models, options, densities)
         self.model.set_decoder_beam_size(self.beam_size)
         self.model.eval()

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from fairseq_plugins.generation.distances import FeatureSums
 from seqdistill.uncertainty.estimators import Estimator, TokenReading
 
 
@@ -18,10 +19,12 @@ class BeamHistory:
 
     Args:
         estimator: what the outputs mean.
+        feature_sums: of the decoders' features, where distances from densities are wanted.
     """
 
-    def __init__(self, estimator: Estimator) -> None:
+    def __init__(self, estimator: Estimator, feature_sums: FeatureSums | None = None) -> None:
         self.estimator = estimator
+        self.feature_sums = feature_sums
         self.measures: Tensor | None = None  # (names, rows, steps)
         self.terms: Tensor | None = None  # (K, rows, steps - 1): the newest step has no token yet
         self.outputs: Sequence[Tensor] = ()  # of the newest step, M × (R, V)
@@ -44,14 +47,21 @@ class BeamHistory:
             newest = chosen.squeeze(-1).double()
             self.prefix = newest if self.prefix is None else self.prefix + newest
 
-    def append(self, reading: TokenReading, outputs: Sequence[Tensor]) -> None:
-        """Add a step: its measures, and the members' outputs in which to look up its tokens."""
+    def append(
+        self, reading: TokenReading, outputs: Sequence[Tensor], features: Sequence[Tensor] = ()
+    ) -> None:
+        """Add a step: its measures, and the members' outputs in which to look up its tokens.
+
+        ``features``, M × (rows, D), are those of the step's position, if their sums are kept.
+        """
         rows = reading.log_probs
         values = rows.new_empty(len(self.estimator.token_measures), rows.shape[0], 1)
         for value, name in zip(values, self.estimator.token_measures, strict=True):
             value[:, 0] = reading.measures[name]
         self.measures = values if self.measures is None else torch.cat([self.measures, values], -1)
         self.outputs = outputs
+        if self.feature_sums is not None:
+            self.feature_sums.add(features)
         self.rows = torch.arange(values.shape[1], device=values.device)
 
     def reorder(self, order: Tensor) -> None:
@@ -63,6 +73,8 @@ class BeamHistory:
             self.terms = self.terms.index_select(1, order)
         if self.prefix is not None:
             self.prefix = self.prefix.index_select(1, order)
+        if self.feature_sums is not None:
+            self.feature_sums.reorder(order)
         self.rows = self.rows.index_select(0, order)
 
     def replicate_first_beam(self, sentence_mask: Tensor, beam_size: int) -> None:

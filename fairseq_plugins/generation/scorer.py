@@ -6,12 +6,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fairseq_plugins.features import token_logits
+from fairseq_plugins.features import encode_and_decode, pooled_by_sentence, token_logits
+from fairseq_plugins.generation.distances import attach_distances
 from fairseq_plugins.generation.ensemble import estimator_of, member_output
 from fairseq_plugins.generation.generator import attach_uncertainty
 from fairseq_plugins.generation.second import SecondSystem
 from seqdistill.errors import InputError
 from seqdistill.hypotheses import ModelInfo
+from seqdistill.uncertainty.densities import SIDES, ModelDensity
 from seqdistill.uncertainty.estimators import Estimator, TokenReading, UncertaintyOptions
 from seqdistill.uncertainty.second_reading import (
     check_temperatures,
@@ -29,6 +31,7 @@ class UncertaintyScorer:
         options: measures and combination of the members; None: the defaults, PE.
         against: a second system that reads the same prefixes, for exact comparisons.
         temperatures: what each would make of the predictions is recorded.
+        densities: of the models' features, if distances from them are wanted.
 
     Raises:
         InputError: temperatures that are none.
@@ -42,10 +45,12 @@ class UncertaintyScorer:
         *,
         against: SecondSystem | None = None,
         temperatures: Sequence[float] = (),
+        densities: Sequence[ModelDensity] | None = None,
     ) -> None:
         self.options = options
         self.against = against
         self.temperatures = check_temperatures(temperatures)
+        self.densities = densities
         self.pad = tgt_dict.pad()
         self.eos = tgt_dict.eos() if eos is None else eos
         self.symbols_to_strip_from_output = {self.eos}
@@ -80,7 +85,9 @@ class UncertaintyScorer:
         for sentence, start in enumerate(sample.get("start_indices", ())):
             counted[sentence, :start] = False
         estimator = estimator_of(models, self.options)
-        reading, terms = _read(models, estimator, sample, counted)
+        pooled: dict[str, list[Tensor]] | None
+        pooled = None if self.densities is None else {side: [] for side in SIDES}
+        reading, terms = _read(models, estimator, sample, counted, pooled)
         confidence, best = reading.log_probs.max(dim=-1)
         confidence = confidence.exp()
         columns = {"token_confidence": confidence, "token_correct": best == target[counted]}
@@ -115,6 +122,9 @@ class UncertaintyScorer:
             hypothesis["positional_scores"] = hypothesis["token_log_probs"].clone()
             hypothesis["score"] = hypothesis["positional_scores"].mean()
             results.append([hypothesis])
+        if self.densities is not None and pooled is not None:
+            scored = [hypothesis for (hypothesis,) in results]
+            attach_distances(scored, self.densities, *pooled.values())
         return results
 
     def _compare(
@@ -136,9 +146,15 @@ class UncertaintyScorer:
 
 
 def _read(
-    models: Any, estimator: Estimator, sample: dict[str, Any], counted: Tensor
+    models: Any,
+    estimator: Estimator,
+    sample: dict[str, Any],
+    counted: Tensor,
+    pooled: dict[str, list[Tensor]] | None = None,
 ) -> tuple[TokenReading, Tensor]:
     """Read what models say at the N counted positions (B, T) of a batch, one model at a time.
+
+    Each model's pooled features (B, D) are appended to the sides of ``pooled``, where it is given.
 
     Returns:
         The reading, and the terms (K, N) of the targets' tokens.
@@ -152,7 +168,13 @@ def _read(
         for model in models:
             model.eval()
             # Padded positions are dropped before the maths: whatever they hold is not read.
-            logits = token_logits(model, sample["net_input"], counted)  # (N, V)
+            if pooled is None:
+                logits = token_logits(model, sample["net_input"], counted)  # (N, V)
+            else:
+                encoded, given = encode_and_decode(model, sample["net_input"], counted)
+                logits = given.logits()
+                pooled["encoder"].append(encoded)
+                pooled["decoder"].append(pooled_by_sentence(given.features, counted))
             output = member_output(model, (logits, None), estimator)
             terms.append(estimator.token_terms(output, tokens, rows, positions))
             yield output

@@ -20,6 +20,7 @@ from fairseq_plugins.generation import (
     HypothesisRecorder,
     SecondSystem,
     build_uncertainty_generator,
+    densities_for,
     load_second_system,
 )
 from fairseq_plugins.generation.ensemble import estimator_of
@@ -116,6 +117,13 @@ class EnsembleTeacherTranslationConfig(TranslationConfig):
             "help": "with --score-reference: temperatures with commas between them, or default (17 "
             "from 0.5 to 2); what each would make of the predictions is recorded, for "
             "`seqdistill calibration --validation`"
+        },
+    )
+    feature_density: Optional[str] = field(  # noqa: UP045 (fairseq reads the annotation)
+        default=None,
+        metadata={
+            "help": "decoding: a file of `seqdistill fit-features`; hypotheses get the Mahalanobis "
+            "distances of their features"
         },
     )
 
@@ -290,9 +298,12 @@ class EnsembleTeacherTranslationTask(TranslationTask):
                 models, args, seq_gen_cls, extra_gen_cls_kwargs, prefix_allowed_tokens_fn
             )
         options = self.uncertainty_options()
+        densities = None
         if self._student is None:
             # In training the head of the student may not be known yet, so nothing is said then.
             estimator_of(models, options)
+            if self.cfg.feature_density is not None:
+                densities = densities_for(self.cfg.feature_density, models)
         return build_uncertainty_generator(
             self,
             models,
@@ -300,6 +311,7 @@ class EnsembleTeacherTranslationTask(TranslationTask):
             options,
             against=self._second_system(),
             temperatures=read_temperatures(self.cfg.score_temperatures),
+            densities=densities,
             extra_gen_cls_kwargs=extra_gen_cls_kwargs,
             prefix_allowed_tokens_fn=prefix_allowed_tokens_fn,
         )
