@@ -6,24 +6,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from fairseq import checkpoint_utils, utils
+from fairseq import utils
 from fairseq.data import LanguagePairDataset
 from fairseq.dataclass.configs import GenerationConfig
 from torch import Tensor
 
-from fairseq_plugins.checkpoints import explain
 from fairseq_plugins.generation import (
     SecondSystem,
     UncertaintyScorer,
     build_uncertainty_generator,
+    densities_for,
     load_second_system,
 )
 from fairseq_plugins.generation.conversion import text_decoder, to_hypotheses
 from fairseq_plugins.generation.ensemble import estimator_of
-from fairseq_plugins.tasks.ensemble_teacher_translation import (
-    EnsembleTeacherTranslationConfig,
-    EnsembleTeacherTranslationTask,
-)
+from fairseq_plugins.generation.loading import load_models, require_files
 from seqdistill.errors import InputError
 from seqdistill.hypotheses import Hypothesis, ModelInfo
 from seqdistill.uncertainty.estimators import UncertaintyOptions
@@ -50,6 +47,8 @@ class Translator:
         against_combination: how its members are combined, ``pe`` or ``ep``.
         against_predictive: what it decodes with, where it is a Dirichlet student.
         temperatures: see ``UncertaintyScorer``.
+        feature_density: a file of ``seqdistill fit-features``; hypotheses get the distances of
+            their features. None: they have none.
 
     Raises:
         InputError: a file is missing or damaged, or models or options do not go together.
@@ -74,43 +73,34 @@ class Translator:
         against_combination: str = "pe",
         against_predictive: str | None = None,
         temperatures: Sequence[float] = (),
+        feature_density: str | Path | None = None,
     ) -> None:
         segmenters = (sentencepiece_model, target_sentencepiece_model)
-        _require_files(
-            *paths,
-            *against,
-            *(
-                Path(data) / f"dict.{language}.txt"
-                for language in (source_language, target_language)
-            ),
-            *(model for model in segmenters if model is not None),
-        )
+        require_files(*paths, *against, *(model for model in segmenters if model is not None))
         self._segmenter = _segmenter_of(sentencepiece_model)
         self._target_segmenter = (
             self._segmenter
             if target_sentencepiece_model is None
             else _segmenter_of(target_sentencepiece_model)
         )
-        self.task = EnsembleTeacherTranslationTask.setup_task(
-            EnsembleTeacherTranslationConfig(
-                data=str(data),
-                source_lang=source_language,
-                target_lang=target_language,
-                predictive=predictive,
-            )
-        )
-        try:
-            self.models, _ = checkpoint_utils.load_model_ensemble(list(paths), task=self.task)
-        except Exception as error:
-            raise _explain(error, " or ".join(map(str, paths)), data) from error
         self._use_cuda = torch.cuda.is_available() and not use_cpu
-        for model in self.models:
-            model.eval()
-            if self._use_cuda:
-                model.cuda()
+        loaded = load_models(
+            paths,
+            data,
+            source_language,
+            target_language,
+            predictive=predictive,
+            use_cuda=self._use_cuda,
+        )
+        self.task, self.models = loaded.task, loaded.models
         self.model: ModelInfo = estimator_of(self.models, options).info
         settings = GenerationConfig(beam=beam, max_len_a=max_len_a, max_len_b=max_len_b)
-        self._generator = build_uncertainty_generator(self.task, self.models, settings, options)
+        densities = None
+        if feature_density is not None:
+            densities = densities_for(str(feature_density), self.models)
+        self._generator = build_uncertainty_generator(
+            self.task, self.models, settings, options, densities=densities
+        )
         second: SecondSystem | None = None
         if against:
             second = load_second_system(
@@ -123,7 +113,11 @@ class Translator:
             None if second is None else estimator_of(second.models, second.options).info
         )
         self._scorer = UncertaintyScorer(
-            self.task.target_dictionary, options=options, against=second, temperatures=temperatures
+            self.task.target_dictionary,
+            options=options,
+            against=second,
+            temperatures=temperatures,
+            densities=densities,
         )
         # The text before segmentation is known, so only the target needs a decoder.
         self._target_text = text_decoder(self.task.target_dictionary)
@@ -251,18 +245,3 @@ def _encode(line: str, number: int, segmenter: Any, dictionary: Any, limit: int)
             "split it into sentences"
         )
     return tokens
-
-
-def _explain(error: Exception, paths: str, data: str | Path) -> Exception:
-    if isinstance(error, RuntimeError) and "size mismatch" in str(error):
-        return InputError(
-            f"{paths}: trained with other dictionaries than those in {data}; give the folder of "
-            f"the data that the model was trained on ({error})"
-        )
-    return explain(error, paths)
-
-
-def _require_files(*paths: str | Path) -> None:
-    for path in paths:
-        if not Path(path).is_file():
-            raise InputError(f"{path}: no such file")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from seqdistill.errors import InputError, UsageError
 from seqdistill.hypotheses import Hypothesis
 from seqdistill.student import PREDICTIVES
-from seqdistill.uncertainty.measures import DEFAULT, select_measures
+from seqdistill.uncertainty.measures import DEFAULT, MEASURES, select_measures
 from seqdistill.uncertainty.options import COMBINATIONS, UncertaintyOptions
 
 if TYPE_CHECKING:
@@ -74,6 +74,11 @@ def add_uncertainty_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--dirichlet-seed", type=int, default=0, metavar="N", help="of --dirichlet-samples"
     )
+    group.add_argument(
+        "--feature-density",
+        metavar="FILE",
+        help="of `seqdistill fit-features`: add the Mahalanobis distances of features",
+    )
 
 
 def uncertainty_options(args: argparse.Namespace, *, also: str | None = None) -> UncertaintyOptions:
@@ -81,11 +86,16 @@ def uncertainty_options(args: argparse.Namespace, *, also: str | None = None) ->
 
     Args:
         args: parsed.
-        also: a measure to compute beside those that were chosen.
+        also: a measure to compute beside those that were chosen; one that needs
+            --feature-density is there with that.
 
     Raises:
-        UsageError: an unknown measure, or numbers out of range.
+        UsageError: an unknown measure, one that was not asked for, or numbers out of range.
     """
+    if also is not None and MEASURES[also].added_by == "--feature-density":
+        if args.feature_density is None:
+            raise UsageError(f"{also} needs --feature-density, a file of `seqdistill fit-features`")
+        also = None
     try:
         measures = select_measures(args.uncertainty_measures)
         if also is not None and (measures is None or also not in measures):
@@ -130,6 +140,7 @@ def load_translator(
             predictive=args.predictive,
             use_cpu=args.cpu,
             options=options,
+            feature_density=args.feature_density,
             **settings,
         )
 

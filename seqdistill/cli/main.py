@@ -23,6 +23,10 @@ VERBS: dict[str, tuple[str, str]] = {
         "seqdistill.cli.score",
         "report the uncertainty about translations that are given",
     ),
+    "fit-features": (
+        "seqdistill.cli.fit_features",
+        "fit densities to a model's features on in-domain text, for distances from it",
+    ),
     "measures": (
         "seqdistill.cli.measures",
         "list the measures of uncertainty with their formulas",

@@ -148,6 +148,12 @@ class _Alarm:
         """Return whether a sentence is out of domain, None without a threshold."""
         if self.threshold is None:
             return None
+        if self.measure not in hypothesis.uncertainty:  # a relative distance, by a density alone
+            raise InputError(
+                f"--measure {self.measure}: not in the hypotheses, which have "
+                f"{', '.join(hypothesis.uncertainty)}; fit the density with --background for "
+                "relative distances"
+            )
         return hypothesis.uncertainty[self.measure] > self.threshold
 
 

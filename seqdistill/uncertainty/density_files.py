@@ -70,8 +70,9 @@ def write_densities(
         record["weights"] = [len(part) for part in model.weights]
         for kind in _KINDS:
             for side, density in getattr(model, kind).items():
-                tensors[f"{m}.{kind}.{side}.mean"] = density.mean.contiguous()
-                tensors[f"{m}.{kind}.{side}.covariance"] = density.covariance.contiguous()
+                # Copies: safetensors refuses two names for one memory.
+                tensors[f"{m}.{kind}.{side}.mean"] = density.mean.clone()
+                tensors[f"{m}.{kind}.{side}.covariance"] = density.covariance.clone()
                 record[kind][side] = {"count": density.count, "shrinkage": density.shrinkage}
         models.append(record)
     metadata = {"schema": SCHEMA, "models": models, "settings": dict(settings)}
