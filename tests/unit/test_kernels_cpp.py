@@ -323,6 +323,22 @@ def test_members_are_no_worse_than_eager(
         assert ((f - x).abs() <= 2 * (e - x).abs() + 3e-7 + 1e-6 * x.abs()).all(), (f, x)
 
 
+@pytest.mark.parametrize("steps", ["none", "small", "large", "excluded_first"])
+def test_the_largest_logit_comes_late(rows: CppRows, steps: str) -> None:
+    """A row is read once, in stretches: differences are from the largest logit found so far."""
+    V = 5_003
+    logits = torch.randn(3, V, generator=torch.Generator().manual_seed(3))
+    if steps == "excluded_first":
+        logits[:, :2_100] = -math.inf
+    else:
+        logits += torch.arange(V) // 700 * {"none": 0.0, "small": 0.3, "large": 30.0}[steps]
+    expected = member_sums(EagerRows(), [logits], 1.0, torch.float64)
+    found = member_sums(rows, [logits])
+    probs, entropy = expected[0], expected[2]
+    assert ((found[0] - probs).abs() <= 1e-6 * probs + 1e-37).all()
+    assert ((found[2] - entropy).abs() <= 4e-7 * entropy.abs().clamp_min(1)).all()
+
+
 def test_members_may_exclude_pieces(rows: CppRows) -> None:
     members = [torch.randn(2, 21, generator=torch.Generator().manual_seed(m)) for m in range(3)]
     members[0][:, 4] = members[2][:, 4] = -math.inf

@@ -9,6 +9,8 @@ namespace {
 // Bytes of a row's logits that the second level's cache keeps beside the two rows of sums.
 constexpr int64_t GROUP_BYTES = 1 << 20;
 constexpr int64_t GROUP = 16;
+// Elements of the sums that the first level's cache keeps while the members are added.
+constexpr int64_t NEAR = 1024;
 
 // Two passes over a row of every member, nothing kept between them but three numbers: the
 // exponential is computed again, because to write it to memory and read it was no faster.
@@ -23,7 +25,8 @@ void add_members(const MemberArguments& a, int64_t row) {
   for (int64_t first = 0; first < a.members; first += group) {
     const int64_t stop = first + group < a.members ? first + group : a.members;
     const T* logits[GROUP];
-    float largest[GROUP], share[GROUP], shift[GROUP];
+    float largest[GROUP], share[GROUP];
+    double log_totals = 0.0;
     for (int64_t m = first; m < stop; ++m) {
       const int64_t k = m - first;
       logits[k] = (const T*)a.logits[m] + row * a.logits_strides[m];
@@ -33,29 +36,45 @@ void add_members(const MemberArguments& a, int64_t row) {
       a.negative_entropies[m * a.n + row] = (float)(a.weight * (mean_gap - log_total));
       largest[k] = (float)sums.largest;
       share[k] = (float)(a.weight / sums.exps);
-      shift[k] = (float)(a.weight * log_total);
+      log_totals += log_total;
     }
+    const F down = splat((float)(a.weight * log_totals));
+    const bool is_first = a.is_first && first == 0;
     for (int64_t begin = 0; begin < a.V; begin += NEAR) {
       const int64_t size = a.V - begin < NEAR ? a.V - begin : NEAR;
-      for (int64_t m = first; m < stop; ++m) {
-        const T* z = logits[m - first] + begin;
-        const F high = splat(largest[m - first]), down = splat(shift[m - first]);
-        const F factor = splat(share[m - first]);
-        const bool begins = a.is_first && m == 0;
-        over_row(
-            size,
-            [&](int64_t v, int64_t count) __attribute__((always_inline)) {
-              const F d = load(z + v, count) - high;
-              const F e = softmax.exp_of_bounded(softmax.bounded(d));
-              F p = F{}, l = F{};
-              if (!begins) {
-                p = load(mean_probs + begin + v, count);
-                l = load(mean_log_probs + begin + v, count);
-              }
-              store(mean_probs + begin + v, e * factor + p, count);
-              store(mean_log_probs + begin + v, d * slope + (l - down), count);
-            },
-            []() {});
+      float* probs = mean_probs + begin;
+      float* log_probs = mean_log_probs + begin;
+      for (int64_t k = 0; k < stop - first; ++k) {
+        const T* z = logits[k] + begin;
+        const F high = splat(largest[k]), factor = splat(share[k]);
+        const auto add = [&](auto before) __attribute__((always_inline)) {
+          over_row(
+              size,
+              [&](int64_t v, int64_t count) __attribute__((always_inline)) {
+                const F d = load(z + v, count) - high;
+                const F e = softmax.exp_of_bounded(softmax.bounded(d));
+                F p, l;
+                before(v, count, p, l);
+                store(probs + v, e * factor + p, count);
+                store(log_probs + v, d * slope + l, count);
+              },
+              []() {});
+        };
+        if (k > 0)
+          add([&](int64_t v, int64_t count, F& p, F& l) __attribute__((always_inline)) {
+            p = load(probs + v, count);
+            l = load(log_probs + v, count);
+          });
+        else if (is_first)
+          add([&](int64_t, int64_t, F& p, F& l) __attribute__((always_inline)) {
+            p = F{};
+            l = -down;
+          });
+        else
+          add([&](int64_t v, int64_t count, F& p, F& l) __attribute__((always_inline)) {
+            p = load(probs + v, count);
+            l = load(log_probs + v, count) - down;
+          });
       }
     }
   }

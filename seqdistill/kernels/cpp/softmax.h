@@ -5,61 +5,73 @@
 
 namespace {
 
-template <class T>
-INLINE float largest_of(const T* x, int64_t V) {
-  // Four at a time: a comparison waits for the one before it. NaN compares false and is passed by.
-  F most[4];
-  for (F& m : most) m = splat(-__builtin_inff());
-  int64_t v = 0;
-  for (; v + 4 * LANES <= V; v += 4 * LANES)
-    for (int k = 0; k < 4; ++k) {
-      const F next = load(x + v + k * LANES);
-      most[k] = next > most[k] ? next : most[k];
-    }
-  for (; v < V; v += LANES) {
-    const F next = load(x + v, V - v < LANES ? V - v : (int64_t)LANES);
-    most[0] = next > most[0] ? next : most[0];
-  }
-  float result = -__builtin_inff();
-  for (const F& m : most)
-    for (int i = 0; i < LANES; ++i) result = m[i] > result ? m[i] : result;
-  return result;
+// The largest lane, halves against halves: one after another each would wait for the one before.
+INLINE float largest_lane(F x) {
+  float lanes[LANES];
+  memcpy(lanes, &x, sizeof x);
+#pragma GCC unroll 4
+  for (int half = LANES / 2; half > 0; half /= 2)
+    for (int i = 0; i < half; ++i) lanes[i] = lanes[i + half] > lanes[i] ? lanes[i + half] : lanes[i];
+  return lanes[0];
 }
 
-// Σ e^(d/T) and Σ e^(d/T) d of a row's differences d = z − max z, found in one pass: the largest so
-// far is that of the blocks read so far; what was summed before a larger one came is scaled down.
-struct SoftmaxSums {
-  double largest = -LARGEST, exps = 0.0, weighted = 0.0;
-
-  INLINE void rise(double next, double inverse_temperature) {
-    const double d = largest - next, factor = __builtin_exp(d * inverse_temperature);
-    weighted = factor * (weighted + d * exps);
-    exps *= factor;
-    largest = next;
+// NaN compares false and is passed by.
+template <class T>
+INLINE float largest_of(const T* x, int64_t V) {
+  // Four at a time: a comparison waits for the one before it.
+  F a = splat(-__builtin_inff()), b = a, c = a, d = a;
+  int64_t v = 0;
+  for (; v + 4 * LANES <= V; v += 4 * LANES) {
+    a = larger(a, load(x + v));
+    b = larger(b, load(x + v + LANES));
+    c = larger(c, load(x + v + 2 * LANES));
+    d = larger(d, load(x + v + 3 * LANES));
   }
+  for (; v < V; v += LANES) a = larger(a, load(x + v, V - v < LANES ? V - v : (int64_t)LANES));
+  return largest_lane(larger(larger(a, b), larger(c, d)));
+}
+
+// Elements between two looks at what the largest is by now.
+constexpr int64_t STRETCH = 1024;
+// How far ahead of the reading memory is asked for, in elements: a page is new to the processor.
+constexpr int64_t AHEAD = 2048;
+// d/T up to which a logit may be above what the differences are from. A large one would be taken off
+// the sums again when they are scaled, and leave its roundings.
+constexpr float ROOM = 1.0f;
+
+// Σ e^(d/T) and Σ e^(d/T) d of a row's differences d = z − max z.
+struct SoftmaxSums {
+  double largest, exps, weighted;
 };
 
-// Elements read twice in a row while the first level's cache holds them: 4 KiB of floats.
-constexpr int64_t NEAR = 1024;
-// How far ahead of the reading memory is asked for, in elements: a page is new to the processor.
-constexpr int64_t AHEAD = 2 * NEAR;
+// One pass over memory: differences are from a logit that was the largest so far, and what was
+// summed is scaled when a larger one is found.
 template <class T>
 INLINE SoftmaxSums softmax_sums(const T* logits, int64_t V, float inverse_temperature) {
   const Softmax softmax(inverse_temperature);
-  SoftmaxSums sums;
-  for (int64_t begin = 0; begin < V; begin += NEAR) {
-    const int64_t size = V - begin < NEAR ? V - begin : NEAR;
-    for (int64_t v = 0; v < size; v += 64 / (int64_t)sizeof(T))
-      __builtin_prefetch(logits + begin + AHEAD + v);
-    const float next = largest_of(logits + begin, size);
-    if (next > sums.largest) sums.rise(next, inverse_temperature);
-    const F largest = splat((float)sums.largest);
-    Sum exps, weighted;
+  const float room = ROOM / inverse_temperature;
+  float top = largest_of(logits, V < STRETCH ? V : STRETCH);
+  if (top < -LARGEST) top = -LARGEST;
+  Sum exps, weighted;
+  const auto rise = [&](float next) __attribute__((always_inline)) {
+    const double d = (double)top - next, factor = __builtin_exp(d * inverse_temperature);
+    weighted.blocks = (weighted.blocks + exps.blocks * d) * factor;
+    exps.blocks *= factor;
+    top = next;
+  };
+  for (int64_t begin = 0; begin < V; begin += STRETCH) {
+    const int64_t size = V - begin < STRETCH ? V - begin : STRETCH;
+    const D exps_before = exps.blocks, weighted_before = weighted.blocks;
+    const F from = splat(top);
+    F most = from;
     over_row(
         size,
         [&](int64_t v, int64_t count) __attribute__((always_inline)) {
+          __builtin_prefetch(logits + begin + v + AHEAD);
+          const F z = load(logits + begin + v, count);
+          most = larger(most, z);
           // Bounded, for 0 · −∞ is 0 here: a piece that a member excludes has no entropy.
-          const F d = softmax.bounded(load(logits + begin + v, count) - largest);
+          const F d = softmax.bounded(z - from);
           const F e = softmax.exp_of_bounded(d);
           exps.add(e, count);
           weighted.add(e * d, count);
@@ -68,10 +80,18 @@ INLINE SoftmaxSums softmax_sums(const T* logits, int64_t V, float inverse_temper
           exps.end_block();
           weighted.end_block();
         });
-    sums.exps += exps.total();
-    sums.weighted += weighted.total();
+    const float next = largest_lane(most);
+    if (next > top + room) {
+      // Once more, from there.
+      exps.blocks = exps_before;
+      weighted.blocks = weighted_before;
+      rise(next);
+      begin -= STRETCH;
+    } else if (next > top) {
+      rise(next);
+    }
   }
-  return sums;
+  return {top, exps.total(), weighted.total()};
 }
 
 }  // namespace

@@ -19,6 +19,10 @@
 #define LANES 4
 #endif
 
+#if LANES == 16
+#include <immintrin.h>
+#endif
+
 #define INLINE inline __attribute__((always_inline))
 
 namespace {
@@ -176,8 +180,20 @@ INLINE F exp_nonpositive(F x) {
 constexpr float EXP2[] = {0.693147182f, 0.240226477f,  0.0555033237f,
                           0.00961843785f, 0.0013398875f, 0.000153533489f};
 
-// e^(d/T) for differences d ≤ 0 of logits, −∞ included; 0 from −88 T on. The whole part n of d/T in
-// base 2 is split off with fused multiplications, so that neither 1/T nor log2 e is rounded twice.
+// x · 2^n for whole n = rounded − ROUND ≤ 127; below LOWEST_POWER it may be anything.
+#if LANES == 16
+constexpr double LOWEST_POWER = -160.0;
+INLINE F times_power_of_two(F x, F rounded) {
+  return (F)_mm512_scalef_ps((__m512)x, (__m512)(rounded - ROUND));
+}
+#else
+constexpr double LOWEST_POWER = -127.0;
+INLINE F times_power_of_two(F x, F rounded) { return x * power_of_two(rounded); }
+#endif
+
+// e^(d/T) for differences d of logits up to 80 T, −∞ included; 0 from −88 T on. The whole part n of
+// d/T in base 2 is split off with fused multiplications, so that neither 1/T nor log2 e is rounded
+// twice: all of a row would be off the same way, and its entropy with it.
 struct Softmax {
   F high, low, lowest;
 
@@ -185,13 +201,13 @@ struct Softmax {
     const double factor = inverse_temperature * 1.4426950408889634;
     high = splat((float)factor);
     low = splat((float)(factor - (double)(float)factor));
-    lowest = splat((float)(-127.0 / factor));
+    lowest = splat((float)(LOWEST_POWER / factor));
   }
   INLINE F bounded(F d) const { return larger(d, lowest); }
   INLINE F exp_of_bounded(F d) const {
-    const F rounded = d * high + ROUND, n = rounded - ROUND;
-    const F f = d * low + (d * high - n);
-    return (f * horner(EXP2, f) + 1.0f) * power_of_two(rounded);
+    const F rounded = d * high + ROUND;
+    const F f = d * low + (d * high - (rounded - ROUND));
+    return times_power_of_two(f * horner(EXP2, f) + 1.0f, rounded);
   }
 };
 
