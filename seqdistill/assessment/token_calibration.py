@@ -6,7 +6,7 @@ Which way a temperature would go can be read from what is recorded: with p_T ∝
 derivative of the mean −ln p_T(y) by 1/T is, at T = 1, the difference NLL − H of the negative
 log-likelihood and the mean entropy of the same predictions; and the NLL is convex in 1/T. So where
 NLL − H > 0 the best temperature is above 1 (the model is too sure), where it is negative, below.
-How far cannot be told without the distributions themselves.
+How far, and what it would be worth, takes temperatures recorded while scoring: ``temperature.py``.
 """
 
 import numpy as np
@@ -24,6 +24,11 @@ from seqdistill.assessment.checks import FloatArray
 from seqdistill.assessment.forced_sets import ForcedSet
 from seqdistill.assessment.numbers import Numbers, join
 from seqdistill.assessment.signatures import bootstrap_fields, sign
+from seqdistill.assessment.temperature import (
+    FittedTemperature,
+    at_temperature,
+    require_same_model,
+)
 
 #: The measures that are the entropy of what was decoded, by ``ModelInfo.predictive``.
 _ENTROPIES = {
@@ -43,7 +48,12 @@ _FIELDS: dict[str, dict[str, object]] = {
 
 
 def assess_calibration(
-    forced: ForcedSet, *, bins: int = 15, resamples: int = 1000, seed: int = 0
+    forced: ForcedSet,
+    *,
+    bins: int = 15,
+    resamples: int = 1000,
+    seed: int = 0,
+    temperature: FittedTemperature | None = None,
 ) -> Numbers:
     """Return likelihood and calibration of one system along scored references.
 
@@ -62,14 +72,21 @@ def assess_calibration(
         bins: of the calibration errors.
         resamples: bootstrap resamples of the intervals, over sentences; 0 for none.
         seed: of the bootstrap.
+        temperature: assess the references at this temperature instead of 1; fitted on a validation
+            set of the same model.
 
     Returns:
-        Those numbers; None for what needs a field that was not recorded.
+        Those numbers; None for what needs a field that was not recorded, and for ``entropy_gap`` at
+        a temperature other than 1.
 
     Raises:
-        InputError: there is no bin, or a negative number of resamples.
+        InputError: there is no bin, a negative number of resamples, or a temperature that does not
+            belong to these references.
     """
     check_bootstrap(resamples, seed)
+    if temperature is not None:
+        require_same_model(temperature, forced)
+        forced = at_temperature(forced, temperature.value)
     lengths, nll = forced.lengths, forced.sums(-forced.log_probs)
     columns: dict[str, FloatArray | None] = {"nll": nll}
     gaps: dict[str, FloatArray | None] = {f"ece_{binning}": None for binning in BINNINGS}
@@ -106,6 +123,7 @@ def assess_calibration(
             {
                 **(kind if is_gap else {"metric": name, **_FIELDS[name]}),
                 "predictive": forced.source.model.predictive,
+                **(temperature.fields if temperature is not None else {}),
                 "eos": "yes",
                 "n": len(forced.log_probs),
                 "sents": forced.n,
