@@ -50,6 +50,7 @@ class Comparison:
         p_value: two-sided, of "there is no difference"; None without a bootstrap.
         resamples: bootstrap resamples in which both numbers exist, 0 for none.
         seed: of the bootstrap.
+        pivotal: whether the interval is the pivotal one, for biased statistics.
     """
 
     first: float
@@ -58,12 +59,14 @@ class Comparison:
     p_value: float | None
     resamples: int
     seed: int
+    pivotal: bool = False
 
     @property
     def signature(self) -> str:
         """What has to be known to get the same numbers again, on one line."""
         test = {"test": "paired-bootstrap", "sides": "2"} if self.resamples else {"test": "no"}
-        return sign({**test, **bootstrap_fields(self.resamples, self.seed)})
+        interval = "95-pivotal" if self.pivotal else "95"
+        return sign({**test, **bootstrap_fields(self.resamples, self.seed, interval=interval)})
 
 
 def check_bootstrap(resamples: int, seed: int) -> None:
@@ -145,7 +148,7 @@ def pivotal_estimate(value: float, replicates: FloatArray, *, least: float) -> E
 
 def compare(
     first: float, second: float, first_replicates: FloatArray, second_replicates: FloatArray, *,
-    seed: int,
+    seed: int, pivotal: bool = False,
 ) -> Comparison:  # fmt: skip
     """Test a difference by the paired bootstrap.
 
@@ -160,6 +163,9 @@ def compare(
         first_replicates: from resamples, shape (R,), NaN where the number does not exist.
         second_replicates: from the same resamples.
         seed: of the bootstrap, for the signature.
+        pivotal: the numbers are biased (calibration errors), and so is their difference where one
+            is small: a percentile interval would then contradict the p-value, which looks at how
+            far resamples stray from their own mean. A pivotal interval does so, too.
 
     Example:
         >>> a, b = np.array([1.0, 2.0, 3.0]), np.array([0.0, 1.0, 2.0])
@@ -180,7 +186,12 @@ def compare(
         return Comparison(first, second, Estimate(difference), None, 0, seed)
     strays = int((np.abs(drawn - drawn.mean()) >= abs(difference) - slack).sum())
     p_value = (1 + strays) / (1 + drawn.size)
-    return Comparison(first, second, estimate(difference, drawn), p_value, drawn.size, seed)
+    found = (
+        pivotal_estimate(difference, drawn, least=-np.inf)
+        if pivotal
+        else estimate(difference, drawn)
+    )
+    return Comparison(first, second, found, p_value, drawn.size, seed, pivotal)
 
 
 def _tails(drawn: FloatArray) -> tuple[float, float]:

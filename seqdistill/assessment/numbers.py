@@ -1,6 +1,6 @@
 """Several numbers of one system with their intervals, signatures and resamples."""
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
@@ -63,8 +63,15 @@ class Numbers:
         }
 
 
-def compare_numbers(first: Resampled, second: Resampled) -> dict[str, Comparison | None]:
+def compare_numbers(
+    first: Resampled, second: Resampled, *, pivotal: Container[str] = ()
+) -> dict[str, Comparison | None]:
     """Compare two results on the same sentences by the paired bootstrap.
+
+    Args:
+        first: one of them.
+        second: the other.
+        pivotal: names of biased numbers, whose differences get pivotal intervals.
 
     Returns:
         By name of the numbers that both have: first − second; None where one does not exist.
@@ -83,7 +90,7 @@ def compare_numbers(first: Resampled, second: Resampled) -> dict[str, Comparison
         if one is not None and other is not None:
             comparisons[name] = compare(
                 one.value, other.value, first.replicates[name], second.replicates[name],
-                seed=first.seed,
+                seed=first.seed, pivotal=name in pivotal,
             )  # fmt: skip
     return comparisons
 

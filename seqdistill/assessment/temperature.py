@@ -2,12 +2,13 @@
 
 One number T > 0 is fitted on a validation set, and predictions become p_T ∝ p^(1/T). If that alone
 makes a system as well calibrated as another one, then the other's advantage was a matter of one
-number. What is tempered is what was decoded: softmax(z/T) for one model or a student's base, p̄^(1/T)
-renormalised for an ensemble (not its members), (α/α₀)^(1/T) renormalised for a Dirichlet's mean.
+number. What is tempered is what was decoded: softmax(z/T) for one model or a student's base,
+p̄^(1/T) renormalised for an ensemble (not its members), (α/α₀)^(1/T) renormalised for the mean of a
+Dirichlet student.
 
-Files that were scored with temperatures hold A(1/T) = ln Σ_v p(v)^(1/T) of every token. With β = 1/T,
-every ln p_T(v) = β ln p(v) − A(β). Between the recorded temperatures A is interpolated by a
-cubic spline in β, through A(1) = 0; at a recorded one nothing is interpolated. The mean negative
+Files that were scored with temperatures hold A(1/T) = ln Σ_v p(v)^(1/T) of every token. With
+β = 1/T, every ln p_T(v) = β ln p(v) − A(β). Between the recorded temperatures A is interpolated by
+a cubic spline in β, through A(1) = 0; at a recorded one nothing is interpolated. The mean negative
 log-likelihood is convex in β, so a fit needs no start and has one solution.
 """
 
@@ -114,7 +115,7 @@ def fit_temperature(
         left, middle, right = (nll[np.arange(len(nll)), inner + step] for step in (-1, 0, 1))
         bend = left - 2.0 * middle + right
         shift = np.divide(left - right, 2.0 * bend, out=np.zeros_like(bend), where=bend > 0.0)
-        return np.where(index == inner, inner + shift, index)
+        return np.asarray(np.where(index == inner, inner + shift, index))
 
     def temperature(position: FloatArray) -> FloatArray:
         return np.asarray((nodes[-1] / nodes[0]) ** (-position / (_POINTS - 1)) / nodes[0])

@@ -38,6 +38,9 @@ _ENTROPIES = {
     "base": "total_uncertainty_base",
     "softmax": "total_uncertainty",
 }
+#: Numbers that are too large on a finite sample, and more so on a resample of it.
+BIASED = tuple(f"ece_{binning}" for binning in BINNINGS)
+
 _FIELDS: dict[str, dict[str, object]] = {
     "nll": {"unit": "nats", "mean": "tokens"},
     "accuracy": {"of": "max", "mean": "tokens"},

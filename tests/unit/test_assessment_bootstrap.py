@@ -83,3 +83,18 @@ def test_fields() -> None:
         "norm": "length",
         "nbest": "1",
     }
+
+
+def test_a_pivotal_difference_agrees_with_its_p_value() -> None:
+    """A biased statistic: resamples stray around a mean that is not the observed difference."""
+    random = np.random.default_rng(0)
+    drawn = -1.0 + random.normal(0.0, 0.5, size=999)  # observed −2, resampled about −1
+    percentile = compare(1.0, 3.0, drawn, np.zeros(999), seed=0)
+    pivotal = compare(1.0, 3.0, drawn, np.zeros(999), seed=0, pivotal=True)
+    assert percentile.p_value == pivotal.p_value < 0.01
+    assert percentile.difference.high is not None
+    assert percentile.difference.high > -0.2
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    assert (pivotal.difference.low, pivotal.difference.high) == (-4.0 - high, -4.0 - low)
+    assert "ci:95-pivotal" in pivotal.signature
+    assert "ci:95|" in percentile.signature
