@@ -45,6 +45,7 @@ def assess(recipe: Recipe, work: WorkFolder) -> dict[str, Any]:
             work.decoded(name, "test"),
             {ood: work.decoded(name, ood) for ood in recipe.data.ood},
             forced=work.forced(name),
+            forced_validation=work.forced(name, "valid"),
         )
         for name in recipe.systems
     ]
@@ -103,6 +104,9 @@ def _system(
             "accuracy": calibration.accuracy.tolist(),
             "count": calibration.count.tolist(),
             "signature": calibration.signature,
+            "numbers": result.calibration_numbers and result.calibration_numbers.to_dict(),
+            "temperature": _temperature(result),
+            "temperature_problem": result.temperature_problem,
         },
         "fidelity": likeness and asdict(likeness),
         "ood": result.ood and result.ood.to_dict()["results"],
@@ -111,6 +115,18 @@ def _system(
             for measure, found in (result.rejection or {}).items()
         },
     }  # fmt: skip
+
+
+def _temperature(result: SystemResult) -> dict[str, Any] | None:
+    """The fitted temperature, and calibration at it."""
+    fitted, numbers = result.temperature, result.tempered_numbers
+    if fitted is None or numbers is None:
+        return None
+    return {
+        **asdict(fitted.temperature),
+        "signature": fitted.signature,
+        "numbers": numbers.to_dict(),
+    }
 
 
 def step_records(recipe: Recipe, work: WorkFolder) -> list[dict[str, Any]]:
@@ -174,6 +190,7 @@ def report_manifest(recipe: Recipe, work: WorkFolder, results: dict[str, Any]) -
                 "in_domain": decoded(name, "test"),
                 "out_of_domain": {ood: decoded(name, ood) for ood in recipe.data.ood},
                 "forced": str(work.forced(name).relative_to(work.root)),
+                "forced_validation": str(work.forced(name, "valid").relative_to(work.root)),
                 "scores": scores,
             }
         )  # fmt: skip

@@ -69,9 +69,9 @@ class WorkFolder:
         """Hypotheses of a system on a set."""
         return self.root / "decode" / system / f"{name}.jsonl"
 
-    def forced(self, system: str) -> Path:
-        """The in-domain references as scored by a system."""
-        return self.root / "forced" / system / "test.jsonl"
+    def forced(self, system: str, name: str = "test") -> Path:
+        """The references of the test or validation set as scored by a system."""
+        return self.root / "forced" / system / f"{name}.jsonl"
 
 
 def make_plan(recipe: Recipe, work: WorkFolder) -> list[Step]:
@@ -259,11 +259,16 @@ def decode_steps(recipe: Recipe, work: WorkFolder) -> list[Step]:
 def force_steps(recipe: Recipe, work: WorkFolder) -> list[Step]:
     """Stage 6: the references under every system: likelihood, calibration, fidelity.
 
-    The reference system reads along, so that the divergence from it is exact.
+    The reference system reads along the test set, so that the divergence from it is exact. The
+    validation set is for the temperature that calibration is controlled by.
     """
     return [
-        generate_step(f"force {system}", 6, recipe, work, system, "test", forced=True)
+        generate_step(step_name, 6, recipe, work, system, name, forced=True)
         for system in recipe.systems
+        for step_name, name in (
+            (f"force {system}", "test"),
+            (f"force {system} on valid", "valid"),
+        )
     ]
 
 
@@ -279,14 +284,15 @@ def generate_step(
 ) -> Step:
     """Return a search over a set, or the scoring of its references."""
     paths = [model_path(recipe, work, model) for model in recipe.models_of(system)]
-    output = work.forced(system) if forced else work.decoded(system, name)
-    second = model_paths_of_reference(recipe, work) if forced and system != recipe.reference else []
+    output = work.forced(system, name) if forced else work.decoded(system, name)
+    is_compared = forced and name == "test" and system != recipe.reference
+    second = model_paths_of_reference(recipe, work) if is_compared else []
     arguments: Arguments = {
         "path": ":".join(str(path) for path in paths),
         "gen-subset": name,
         "remove-bpe": "sentencepiece",
         "predictive": recipe.systems[system].predictive,
-        **(recipe.decode.force | {"score-reference": True} if forced else recipe.decode.search),
+        **(_scoring(recipe) if forced else recipe.decode.search),
         **(_against_reference(recipe, second) if second else {}),
         "uncertainty-output": str(output),
         # The log would otherwise repeat every hypothesis that the JSONL holds.
@@ -295,6 +301,11 @@ def generate_step(
     command = ("seqdistill-fairseq-generate", str(work.binarised), *render(arguments, step_name))
     reads = (work.binarised / f"{name}.*", work.binarised / "dict.*", *paths, *second)
     return Step(step_name, stage, command, reads, (output,), progress=decoding_progress(output))
+
+
+def _scoring(recipe: Recipe) -> Arguments:
+    """Options of the scoring of references."""
+    return {"score-temperatures": "default"} | recipe.decode.force | {"score-reference": True}
 
 
 def _against_reference(recipe: Recipe, paths: Sequence[Path]) -> Arguments:
@@ -319,6 +330,7 @@ def result_steps(recipe: Recipe, work: WorkFolder) -> list[Step]:
         for system in recipe.systems
         for path in (
             work.forced(system),
+            work.forced(system, "valid"),
             *(work.decoded(system, name) for name in ("test", *recipe.data.ood)),
         )
     )

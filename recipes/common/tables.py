@@ -25,6 +25,9 @@ def results_markdown(results: dict[str, Any]) -> str:
         rejection_table(results),
         "## Quality on every set (BLEU / chrF2)",
         quality_table(results),
+        "## Calibration along the references (95 % intervals), and at a temperature fitted on the "
+        "validation set",
+        calibration_table(results),
         "## Likeness to the reference system, token by token",
         fidelity_table(results),
         "## How these numbers were made",
@@ -100,6 +103,26 @@ def quality_table(results: dict[str, Any]) -> str:
     scored = next(s["quality"][sets[0]] for s in systems if s["quality"][sets[0]])
     signatures = [f"- {name}: `{scored[name]['signature']}`" for name in ("bleu", "chrf")]
     return "\n".join([table, "", *signatures])
+
+
+def calibration_table(results: dict[str, Any]) -> str:
+    """Systems by likelihood and calibration error, as they are and at their temperature."""
+    rows = []
+    for system in results["systems"].values():
+        calibration = system["calibration"] or {}
+        numbers, fitted = calibration.get("numbers"), calibration.get("temperature")
+        if numbers is not None:
+            rows.append([system["label"], "1", *_calibration_cells(numbers)])
+        if fitted is not None:
+            cells = _calibration_cells(fitted["numbers"])
+            rows.append([system["label"], _estimate(fitted, 3), *cells])
+    header = ["system", "T", "nll", "ECE (mass), %", "ECE (width), %"]
+    return format_table(header, rows, "markdown") if rows else "No references were scored."
+
+
+def _calibration_cells(numbers: dict[str, Any]) -> list[str]:
+    eces = [_estimate(numbers[f"ece_equal_{binning}"], 2, 100) for binning in ("mass", "width")]
+    return [_estimate(numbers["nll"], 3), *eces]
 
 
 def fidelity_table(results: dict[str, Any]) -> str:

@@ -16,7 +16,7 @@ have bounds only, and the names say so:
   ``top1_agreement_high`` as agreement.
 """
 
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterator, Mapping
 
 import numpy as np
 
@@ -36,6 +36,7 @@ from seqdistill.assessment.hypothesis_sets import uncertainty_of
 from seqdistill.assessment.numbers import Numbers
 from seqdistill.assessment.signatures import bootstrap_fields, measure_fields, sign
 from seqdistill.errors import InputError
+from seqdistill.hypotheses import ModelInfo
 
 # What float32 can tell of 1 − q. A smaller one would make the bound larger, never false.
 _LEAST_TAILS = float(np.finfo(np.float32).epsneg)
@@ -99,18 +100,71 @@ def assess_fidelity(
             f"{reference.source.path} is of {describe_model(reference.source.model)}; score it "
             "against the reference system"
         )
-    numbers: dict[str, Estimate | None] = {}
-    replicates: dict[str, FloatArray] = {}
-    signatures: dict[str, str] = {}
-    common = {
+    common = _common(student, reference.source.model, resamples, seed)
+    found = _means(student, _per_token(student, reference), common, resamples, seed)
+    for level, measure, mine, theirs in _pairs(student, reference):
+        if measures is not None and measure not in measures:
+            continue
+        name = f"spearman_{level}:{measure}"
+        index = student.sentence if level == "token" else np.arange(student.n)
+        fields = measure_fields(measure) if level == "sequence" else {"measure": measure}
+        found.signatures[name] = sign({**fields, "metric": "spearman", "level": level, **common})
+        value = spearman(mine, theirs) if len(mine) > 1 else None
+        ranks = _Ranks(mine), _Ranks(theirs)
+        chunk = max(1, CHUNK // len(mine)) * student.n
+        drawn = [
+            _spearman(*ranks, tally[:, index])
+            for tally in tallies(student.n, resamples, seed, chunk=chunk)
+        ]
+        found.replicates[name] = np.concatenate([np.empty(0), *drawn])
+        found.numbers[name] = None if value is None else estimate(value, found.replicates[name])
+    return found
+
+
+def exact_fidelity(student: ForcedSet, *, resamples: int = 1000, seed: int = 0) -> Numbers | None:
+    """Return ``kl_divergence`` and ``top1_agreement`` with the system that the scoring was against.
+
+    Args:
+        student: scored references.
+        resamples: bootstrap resamples of the intervals, over sentences; 0 for none.
+        seed: of the bootstrap.
+
+    Returns:
+        Both numbers; None where it was scored against no other system.
+    """
+    check_bootstrap(resamples, seed)
+    if student.against is None:
+        return None
+    common = _common(student, student.against, resamples, seed)
+    return _means(student, _exact(student), common, resamples, seed)
+
+
+def _common(
+    student: ForcedSet, reference: ModelInfo, resamples: int, seed: int
+) -> dict[str, object]:
+    """Fields of every signature."""
+    return {
         "predictive": student.source.model.predictive,
-        "reference": reference.source.model.predictive,
+        "reference": reference.predictive,
         "n": len(student.log_probs),
         "sents": student.n,
         **bootstrap_fields(resamples, seed),
     }
+
+
+def _means(
+    student: ForcedSet,
+    columns: Mapping[str, FloatArray | None],
+    common: Mapping[str, object],
+    resamples: int,
+    seed: int,
+) -> Numbers:
+    """Mean of each column (T,) over tokens, with intervals over sentences."""
+    numbers: dict[str, Estimate | None] = {}
+    replicates: dict[str, FloatArray] = {}
+    signatures: dict[str, str] = {}
     lengths = student.lengths
-    for name, values in _per_token(student, reference).items():
+    for name, values in columns.items():
         definition = (_MEANS | _EXACT | _BOUNDS)[name]
         signatures[name] = sign({"metric": name, "mean": "tokens", **definition, **common})
         if values is None:
@@ -122,22 +176,6 @@ def assess_fidelity(
         ]
         replicates[name] = np.concatenate([np.empty(0), *drawn])
         numbers[name] = estimate(float(sums.sum() / lengths.sum()), replicates[name])
-    for level, measure, mine, theirs in _pairs(student, reference):
-        if measures is not None and measure not in measures:
-            continue
-        name = f"spearman_{level}:{measure}"
-        index = student.sentence if level == "token" else np.arange(student.n)
-        fields = measure_fields(measure) if level == "sequence" else {"measure": measure}
-        signatures[name] = sign({**fields, "metric": "spearman", "level": level, **common})
-        found = spearman(mine, theirs) if len(mine) > 1 else None
-        ranks = _Ranks(mine), _Ranks(theirs)
-        chunk = max(1, CHUNK // len(mine)) * student.n
-        drawn = [
-            _spearman(*ranks, tally[:, index])
-            for tally in tallies(student.n, resamples, seed, chunk=chunk)
-        ]
-        replicates[name] = np.concatenate([np.empty(0), *drawn])
-        numbers[name] = None if found is None else estimate(found, replicates[name])
     return Numbers(numbers, replicates, signatures, student.n, resamples, seed)
 
 
@@ -188,6 +226,10 @@ def _spearman(one: _Ranks, other: _Ranks, draws: IntArray) -> FloatArray:
     return correlation
 
 
+def _exact(student: ForcedSet) -> dict[str, FloatArray | None]:
+    return dict(zip(_EXACT, (student.divergence, student.agreement), strict=True))
+
+
 def _per_token(student: ForcedSet, reference: ForcedSet) -> dict[str, FloatArray | None]:
     """What is averaged over tokens, each (T,)."""
     difference = student.log_probs - reference.log_probs
@@ -197,8 +239,7 @@ def _per_token(student: ForcedSet, reference: ForcedSet) -> dict[str, FloatArray
     if student.confidence is not None and reference.confidence is not None:
         values["confidence_gap"] = np.abs(student.confidence - reference.confidence)
     if student.against is not None:
-        exact = (student.divergence, student.agreement)
-        return values | dict(zip(_EXACT, exact, strict=True))
+        return values | _exact(student)
     values |= dict.fromkeys(_BOUNDS)
     values["kl_lower_bound"] = _coin_divergence(reference.log_probs, student.log_probs)
     if student.correct is not None and reference.correct is not None:

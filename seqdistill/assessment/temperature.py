@@ -31,6 +31,10 @@ _SAME = 1e-9  # relative difference of temperatures that are one
 _DIGITS = 4  # decimals of a fitted temperature: what is printed is what was used
 
 
+class TemperatureOutsideError(InputError):
+    """The best temperature lies beyond those that were recorded."""
+
+
 @dataclass(frozen=True)
 class FittedTemperature:
     """A temperature and where it was fitted.
@@ -94,8 +98,8 @@ def fit_temperature(
         seed: of the bootstrap.
 
     Raises:
-        InputError: temperatures are missing or too few, or the likelihood still rises at the lowest
-            or the highest.
+        InputError: temperatures are missing or too few.
+        TemperatureOutsideError: the likelihood still rises at the lowest or the highest.
     """
     check_bootstrap(resamples, seed)
     nodes, partitions = _nodes(validation)
@@ -123,7 +127,7 @@ def fit_temperature(
     position = best(np.ones((1, validation.n), dtype=np.int64))
     if not 0 < position[0] < _POINTS - 1:
         edge = "highest" if position[0] == 0 else "lowest"
-        raise InputError(
+        raise TemperatureOutsideError(
             f"{validation.source.path}: the likelihood still rises at the {edge} temperature, "
             f"{1.0 / nodes[0 if edge == 'highest' else -1]:g}; score with temperatures that reach "
             "further (--temperatures)"

@@ -12,7 +12,7 @@ from seqdistill.assessment.n_best import AGGREGATIONS, Aggregation
 from seqdistill.cli.common import add_bootstrap_options, add_output_options
 from seqdistill.errors import InputError, UsageError
 from seqdistill.files import atomic_write
-from seqdistill.report.tables import format_estimate
+from seqdistill.report.tables import format_estimate, format_p_value
 
 
 def add_result_options(parser: argparse.ArgumentParser) -> None:
@@ -71,13 +71,8 @@ def format_comparison(
     text = format_estimate(comparison.difference, scale=scale, digits=digits)
     if comparison.difference.value > 0.0:
         text = "+" + text
-    if comparison.p_value is None:
-        return text
-    # What 1,000 resamples can show at most is p < 0.001.
-    least = 1.0 / (comparison.resamples + 1)
-    if comparison.p_value <= least:
-        return f"{text} p≤{least:.2g}"
-    return f"{text} p={comparison.p_value:.2g}"
+    p_value = format_p_value(comparison)
+    return text if p_value is None else f"{text} {p_value}"
 
 
 def write_json(record: Mapping[str, Any], args: argparse.Namespace) -> bool:

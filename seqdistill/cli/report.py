@@ -34,8 +34,9 @@ so.
 
 The systems come from one of three places:
   --system NAME=FOLDER   a folder with in_domain.jsonl, a NAME.jsonl for each out-of-domain set
-                         and, for likelihood and calibration, forced.jsonl (scored references);
-                         may be given several times
+                         and, for likelihood and calibration, forced.jsonl (scored references),
+                         for the control by a temperature forced_validation.jsonl (those of a
+                         validation set); may be given several times
   --manifest FILE        a TOML or JSON file that names the files of each system:
                            title = "Tatoeba English-German"
                            [settings]                  # shown on the page
@@ -44,6 +45,7 @@ The systems come from one of three places:
                            name = "ensemble"
                            in_domain = "ensemble/test.jsonl"
                            forced = "ensemble/forced.jsonl"
+                           forced_validation = "ensemble/valid.jsonl"
                            out_of_domain = { news = "ensemble/news.jsonl" }
                            scores = { "sentences/s" = 3.1 }
   --in-domain FILE …     the files of a single system"""
@@ -76,6 +78,12 @@ def add_parser(subparsers: Any) -> None:
         help="an out-of-domain set of a single system; may be given several times",
     )
     parser.add_argument("--forced", metavar="FILE", help="scored references of a single system")
+    parser.add_argument(
+        "--forced-validation",
+        metavar="FILE",
+        help="scored references of a validation set, to fit a temperature on; both files scored "
+        "with --temperatures",
+    )
     parser.add_argument("--name", metavar="NAME", help="name of a single system (default: system)")
     parser.add_argument("--title", help="of the page (default: the manifest's)")
     parser.add_argument(
@@ -127,9 +135,9 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _read(args: argparse.Namespace) -> tuple[list[SystemInput], str | None, dict[str, str]]:
-    single = args.in_domain or args.out_of_domain or args.forced or args.name
+    single = [args.in_domain, args.out_of_domain, args.forced, args.forced_validation, args.name]
     aggregation = aggregation_of(args)
-    given = [bool(args.system), bool(args.manifest), bool(single)]
+    given = [bool(args.system), bool(args.manifest), any(single)]
     if sum(given) != 1:
         raise UsageError("expected one of --system, --manifest and --in-domain")
     if args.manifest:
@@ -140,10 +148,15 @@ def _read(args: argparse.Namespace) -> tuple[list[SystemInput], str | None, dict
         folders = named_paths(args.system, "--system")
         return [read_folder(name, path, aggregation) for name, path in folders.items()], None, {}
     if not args.in_domain:
-        raise UsageError("--out-of-domain, --forced and --name belong to an --in-domain FILE")
+        raise UsageError("--out-of-domain, --forced… and --name belong to an --in-domain FILE")
     sets = named_paths(args.out_of_domain, "--out-of-domain")
     system = read_system(
-        args.name or "system", args.in_domain, sets, forced=args.forced, aggregation=aggregation
+        args.name or "system",
+        args.in_domain,
+        sets,
+        forced=args.forced,
+        forced_validation=args.forced_validation,
+        aggregation=aggregation,
     )
     return [system], None, {}
 

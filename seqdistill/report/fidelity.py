@@ -8,9 +8,11 @@ import numpy as np
 from seqdistill.assessment.checks import FloatArray
 from seqdistill.assessment.correlation import spearman
 from seqdistill.assessment.hypothesis_sets import order_measures
+from seqdistill.assessment.numbers import Numbers
 from seqdistill.assessment.signatures import sign
-from seqdistill.hypotheses import Hypothesis
+from seqdistill.hypotheses import Hypothesis, ModelInfo
 from seqdistill.report import plots
+from seqdistill.report.quality import estimate_cell, scaled
 from seqdistill.report.results import SystemResult
 from seqdistill.report.tables import symbol_of, unit_of
 
@@ -62,6 +64,12 @@ def fidelity_section(results: Sequence[SystemResult]) -> dict[str, Any] | None:
             rho = correlations[measure]
             note = "" if rho is None else f", ρ = {rho:.2f}"
             panels.append({"title": f"{student.name}: {symbol_of(measure)}{note}", "svg": svg})
+    # A scoring against another system says nothing about this one.
+    exact = [
+        (index, student, student.exact_fidelity)
+        for index, student, _ in students
+        if student.exact_fidelity is not None and _second_model(student) == teacher.model
+    ]
     if not columns:
         return None
     rows = []
@@ -79,21 +87,50 @@ def fidelity_section(results: Sequence[SystemResult]) -> dict[str, Any] | None:
         "panels": panels,
         "forced": forced,
         "apart": apart,
+        "exact": _exact_rows(exact),
         "signatures": {
             "fidelity": [
-                sign(
-                    {
-                        "metric": "spearman",
-                        "to": teacher.name,
-                        "ties": "shared",
-                        "texts": "references" if forced else "own",
-                        "n": n,
-                    }
-                )
-                for n in dict.fromkeys(n for _, _, n, _ in columns)
+                *dict.fromkeys(
+                    signature
+                    for _, _, numbers in exact
+                    for signature in numbers.signatures.values()
+                ),
+                *(
+                    sign(
+                        {
+                            "metric": "spearman",
+                            "to": teacher.name,
+                            "ties": "shared",
+                            "texts": "references" if forced else "own",
+                            "n": n,
+                        }
+                    )
+                    for n in dict.fromkeys(n for _, _, n, _ in columns)
+                ),
             ]
         },
     }
+
+
+def _exact_rows(found: Sequence[tuple[int, SystemResult, Numbers]]) -> list[dict[str, Any]]:
+    """A row a system that was scored against the ensemble: divergence and agreement."""
+    columns = [
+        ([scaled(numbers, name, scale) for *_, numbers in found], pattern, higher)
+        for name, scale, pattern, higher in (
+            ("kl_divergence", 1.0, "{:.3f}", False),
+            ("top1_agreement", 100.0, "{:.1f}", True),
+        )
+    ]
+    return [
+        {
+            "name": result.name,
+            "series": index % plots.SERIES,
+            "cells": [
+                estimate_cell(column, row, pattern, higher) for column, pattern, higher in columns
+            ],
+        }
+        for row, (index, result, _) in enumerate(found)
+    ]
 
 
 def _cell(value: float | None, known: Sequence[float]) -> dict[str, Any] | None:
@@ -106,6 +143,11 @@ def _cell(value: float | None, known: Sequence[float]) -> dict[str, Any] | None:
         "own_best": False,
         "good": f"{max(0.0, value):.3f}",
     }
+
+
+def _second_model(student: SystemResult) -> ModelInfo | None:
+    against = student.system.forced[0].against
+    return None if against is None else against.model
 
 
 _Pairs = list[tuple[Hypothesis, Hypothesis]]

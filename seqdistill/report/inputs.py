@@ -7,16 +7,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from seqdistill.assessment.hypothesis_files import read_best, read_set
+from seqdistill.assessment.forced_sets import ForcedSet, read_forced
+from seqdistill.assessment.hypothesis_files import read_set
 from seqdistill.assessment.n_best import TOP, Aggregation, NBest, join_n_best
 from seqdistill.errors import InputError
 from seqdistill.hypotheses import Hypothesis
 
-_SYSTEM_KEYS = {"name", "in_domain", "out_of_domain", "forced", "scores"}
+_SYSTEM_KEYS = {"name", "in_domain", "out_of_domain", "forced", "forced_validation", "scores"}
 _MANIFEST_KEYS = {"title", "settings", "system"}
 
 IN_DOMAIN_FILE = "in_domain.jsonl"
 FORCED_FILE = "forced.jsonl"
+FORCED_VALIDATION_FILE = "forced_validation.jsonl"
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,7 @@ class SystemInput:
         in_domain: hypotheses of the in-domain set; with references, quality is reported.
         out_of_domain: name of a set → its hypotheses.
         forced: scored references of the in-domain set, for likelihood and calibration.
+        forced_validation: scored references of a validation set, to fit a temperature on.
         scores: further numbers for the table of quality, by column name.
         n_best: what their uncertainty was averaged over; None: that of the best hypotheses.
     """
@@ -36,6 +39,7 @@ class SystemInput:
     in_domain: Sequence[Hypothesis]
     out_of_domain: Mapping[str, Sequence[Hypothesis]] = field(default_factory=dict)
     forced: Sequence[Hypothesis] = ()
+    forced_validation: ForcedSet | None = None
     scores: Mapping[str, float] = field(default_factory=dict)
     n_best: NBest | None = None
 
@@ -68,8 +72,9 @@ class ReportInput:
 def read_folder(name: str, folder: str | Path, aggregation: Aggregation = TOP) -> SystemInput:
     """Read a system from a folder of JSONL files.
 
-    ``in_domain.jsonl`` is the in-domain set, ``forced.jsonl`` (if there) its scored references, and
-    every other ``NAME.jsonl`` an out-of-domain set.
+    ``in_domain.jsonl`` is the in-domain set, ``forced.jsonl`` (if there) its scored references,
+    ``forced_validation.jsonl`` (if there) those of a validation set, and every other ``NAME.jsonl``
+    an out-of-domain set.
 
     Raises:
         InputError: there is no such folder, no in-domain file in it, or a file is unusable.
@@ -79,14 +84,18 @@ def read_folder(name: str, folder: str | Path, aggregation: Aggregation = TOP) -
         raise InputError(f"{folder}: no such folder; expected one with {IN_DOMAIN_FILE} in it")
     if not (folder / IN_DOMAIN_FILE).is_file():
         raise InputError(f"{folder}: there is no {IN_DOMAIN_FILE}; expected the in-domain set")
-    special = {IN_DOMAIN_FILE, FORCED_FILE}
+    special = {IN_DOMAIN_FILE, FORCED_FILE, FORCED_VALIDATION_FILE}
     others = [path for path in sorted(folder.glob("*.jsonl")) if path.name not in special]
-    forced = folder / FORCED_FILE
+    forced, validation = (
+        path if path.is_file() else None
+        for path in (folder / FORCED_FILE, folder / FORCED_VALIDATION_FILE)
+    )
     return read_system(
         name,
         folder / IN_DOMAIN_FILE,
         {path.stem: path for path in others},
-        forced=forced if forced.is_file() else None,
+        forced=forced,
+        forced_validation=validation,
         aggregation=aggregation,
     )
 
@@ -97,14 +106,17 @@ def read_system(
     out_of_domain: Mapping[str, str | Path],
     *,
     forced: str | Path | None = None,
+    forced_validation: str | Path | None = None,
     scores: Mapping[str, float] | None = None,
     aggregation: Aggregation = TOP,
 ) -> SystemInput:
     """Read a system from its files; ``aggregation`` is that of its measures over n-best lists.
 
     Raises:
-        InputError: a file is unusable.
+        InputError: a file is unusable, or a validation set is that of no other set.
     """
+    if forced_validation is not None:
+        _check_validation(forced_validation, forced)
     test = read_set(in_domain, aggregation)
     others = {set_name: read_set(path, aggregation) for set_name, path in out_of_domain.items()}
     return SystemInput(
@@ -112,9 +124,23 @@ def read_system(
         in_domain=test.hypotheses,
         out_of_domain={set_name: one.hypotheses for set_name, one in others.items()},
         n_best=join_n_best({one.path: one.n_best for one in (test, *others.values())}),
-        forced=() if forced is None else read_best(forced),
+        forced=() if forced is None else read_forced(forced).source.hypotheses,
+        forced_validation=None if forced_validation is None else read_forced(forced_validation),
         scores=dict(scores or {}),
     )
+
+
+def _check_validation(validation: str | Path, forced: str | Path | None) -> None:
+    if forced is None:
+        raise InputError(
+            f"{validation}: scored references of a validation set are for calibration at a "
+            "temperature, and there are no scored references to assess"
+        )
+    if Path(validation).resolve() == Path(forced).resolve():
+        raise InputError(
+            f"{forced}: a temperature fitted on the set that is assessed says nothing about "
+            "calibration; give the scored references of a validation set"
+        )
 
 
 def read_manifest(
@@ -133,6 +159,7 @@ def read_manifest(
         name = "ensemble of 5"
         in_domain = "ensemble/test.jsonl"
         forced = "ensemble/forced.jsonl"              # optional: likelihood and calibration
+        forced_validation = "ensemble/valid.jsonl"    # optional: calibration at a temperature
         out_of_domain = { news = "ensemble/news.jsonl" }
         scores = { "sentences/s" = 3.1 }              # optional: further columns
 
@@ -172,14 +199,18 @@ def _read_entry(path: Path, number: int, entry: Any, aggregation: Aggregation) -
     for key, value in sets.items():
         if not isinstance(value, str):
             raise InputError(f"{place}: the set {key!r} must be a path, got {value!r}")
-    forced = entry.get("forced")
-    if forced is not None and not isinstance(forced, str):
-        raise InputError(f"{place}: 'forced' must be a path, got {forced!r}")
+    forced = {key: entry.get(key) for key in ("forced", "forced_validation")}
+    for key, value in forced.items():
+        if value is not None and not isinstance(value, str):
+            raise InputError(f"{place}: {key!r} must be a path, got {value!r}")
     return read_system(
         entry["name"],
         path.parent / entry["in_domain"],
         {key: path.parent / value for key, value in sets.items()},
-        forced=None if forced is None else path.parent / forced,
+        forced=None if forced["forced"] is None else path.parent / forced["forced"],
+        forced_validation=None
+        if forced["forced_validation"] is None
+        else path.parent / forced["forced_validation"],
         scores=scores,
         aggregation=aggregation,
     )

@@ -11,6 +11,7 @@ from seqdistill.assessment.signatures import bootstrap_fields, sign
 from seqdistill.errors import InputError
 from seqdistill.files import atomic_write
 from seqdistill.report import plots
+from seqdistill.report.calibration import calibration_section
 from seqdistill.report.errors import errors_section, percent
 from seqdistill.report.examples import most_uncertain, shadable, shading_scale
 from seqdistill.report.explorer import explorer_json
@@ -55,6 +56,7 @@ def render_report(report: ReportInput) -> str:
         raise InputError('the report needs jinja2: pip install "seqdistill[report]"') from error
     results = compute(report)
     errors = errors_section(results, report)
+    calibration = calibration_section(results)
     fidelity = fidelity_section(results)
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_FOLDER),
@@ -75,7 +77,7 @@ def render_report(report: ReportInput) -> str:
         roc=_roc(results),
         histograms=_histograms(results),
         rejection=errors,
-        reliability=_reliability(results),
+        calibration=calibration,
         fidelity=fidelity,
         explorer=explorer_json(results, report.quality_metric, series=plots.SERIES),
         examples=_examples(results, report.examples),
@@ -83,6 +85,7 @@ def render_report(report: ReportInput) -> str:
         settings=dict(report.settings),
         signatures=_signatures(results, report)
         | (errors["signatures"] if errors else {})
+        | (calibration["signatures"] if calibration else {})
         | (fidelity["signatures"] if fidelity else {}),
         resamples=report.resamples,
     )
@@ -196,17 +199,6 @@ def _histograms(results: Sequence[SystemResult]) -> list[dict[str, Any]]:
     return groups
 
 
-def _reliability(results: Sequence[SystemResult]) -> list[dict[str, str]]:
-    return [
-        {
-            "title": result.name,
-            "svg": plots.reliability_plot(result.calibration, series=index, key=f"rel{index}"),
-        }
-        for index, result in enumerate(results)
-        if result.calibration is not None
-    ]
-
-
 def _examples(results: Sequence[SystemResult], count: int) -> list[dict[str, Any]]:
     groups: list[dict[str, Any]] = []
     for index, result in enumerate(results):
@@ -267,8 +259,6 @@ def _signatures(results: Sequence[SystemResult], report: ReportInput) -> dict[st
             drawn = bootstrap_fields(report.resamples, report.seed)
             interval = sign({"metric": "nll", "n": result.likelihood.n_sentences, **drawn})
             found.setdefault("intervals of quality", []).append(interval)
-        if result.calibration is not None:
-            found.setdefault("ECE", []).append(result.calibration.signature)
         if result.ood is not None:
             for row in result.ood.results.values():
                 # The measure stands beside each number in the table already.

@@ -9,6 +9,7 @@ import numpy as np
 from seqdistill.assessment.bootstrap import Estimate, estimate, tallies
 from seqdistill.assessment.checks import FloatArray
 from seqdistill.assessment.hypothesis_sets import references_of
+from seqdistill.assessment.numbers import Numbers
 from seqdistill.assessment.selective import bleu_counts, bleu_of_sums
 from seqdistill.hypotheses import Hypothesis
 from seqdistill.report.plots import SERIES
@@ -52,19 +53,13 @@ def quality_intervals(
     return found
 
 
-def likelihood_interval(forced: Sequence[Hypothesis], *, resamples: int, seed: int) -> Estimate:
-    """Return the negative log-likelihood of a token (nats) with its interval over sentences.
-
-    Args:
-        forced: scored references, at least one.
-        resamples: how many, 0 for no interval.
-        seed: of the bootstrap.
-    """
-    sums = np.array([[-sum(h.token_log_probs), len(h.token_log_probs)] for h in forced])  # (n, 2)
-    drawn = [tally @ sums for tally in tallies(len(sums), resamples, seed)]
-    replicates = [np.empty(0), *(total[:, 0] / total[:, 1] for total in drawn)]
-    total = sums.sum(axis=0)
-    return estimate(float(total[0] / total[1]), np.concatenate(replicates))
+def scaled(found: Numbers | None, name: str, scale: float) -> Estimate | None:
+    """Return a number and its interval times ``scale``; None where it does not exist."""
+    number = None if found is None else found.numbers[name]
+    if number is None:
+        return None
+    low, high = (end if end is None else scale * end for end in (number.low, number.high))
+    return Estimate(scale * number.value, low, high)
 
 
 def chrf_counts(hypotheses: Sequence[str], references: Sequence[str]) -> FloatArray:
@@ -128,15 +123,12 @@ def quality_table(
         (label, "{:.1f}", True, [found[name] if found else None for found in intervals])
         for name, label in (("bleu", "BLEU"), ("chrf", "chrF"))
     ]
-    likelihoods = [
-        likelihood_interval(r.system.forced, resamples=resamples, seed=seed)
-        if r.likelihood
-        else None
-        for r in results
-    ]
-    columns.append(("NLL, nats/token", "{:.3f}", False, likelihoods))
-    eces = [Estimate(100.0 * r.calibration.ece) if r.calibration else None for r in results]
-    columns.append(("ECE, %", "{:.2f}", False, eces))
+    for label, pattern, number, scale in (
+        ("NLL, nats/token", "{:.3f}", "nll", 1.0),
+        ("ECE, %", "{:.2f}", "ece_equal_mass", 100.0),
+    ):
+        of_tokens = [scaled(r.calibration_numbers, number, scale) for r in results]
+        columns.append((label, pattern, False, of_tokens))
     for name in dict.fromkeys(name for result in results for name in result.system.scores):
         given = [result.system.scores.get(name) for result in results]
         # Whether more of it is better is not known, so nothing is marked.
@@ -147,16 +139,24 @@ def quality_table(
         {
             "name": result.name,
             "series": index % SERIES,
-            "cells": [_cell(column[3], index, column[1], column[2]) for column in filled],
+            "cells": [estimate_cell(column[3], index, column[1], column[2]) for column in filled],
         }
         for index, result in enumerate(results)
     ]
     return {"columns": [column[0] for column in filled], "rows": rows}
 
 
-def _cell(
+def estimate_cell(
     column: Sequence[Estimate | None], index: int, pattern: str, higher: bool | None
 ) -> dict[str, Any]:
+    """Return text and interval of one number of a column, and whether it is the column's best.
+
+    Args:
+        column: a number of every system, None where it does not exist.
+        index: of the system.
+        pattern: how a number is written.
+        higher: whether more is better; None where that is not known.
+    """
     found = column[index]
     if found is None:
         return {"text": "–", "best": False, "interval": None}

@@ -8,6 +8,9 @@ from seqdistill.assessment.calibration import (
     hypotheses_calibration,
     hypotheses_likelihood,
 )
+from seqdistill.assessment.fidelity import exact_fidelity
+from seqdistill.assessment.forced_sets import forced_set
+from seqdistill.assessment.hypothesis_files import HypothesisSet
 from seqdistill.assessment.hypothesis_sets import (
     OodAssessment,
     assess_ood,
@@ -16,8 +19,15 @@ from seqdistill.assessment.hypothesis_sets import (
     choose_measures,
     common_model,
 )
+from seqdistill.assessment.numbers import Numbers
 from seqdistill.assessment.quality import QualityResult
 from seqdistill.assessment.rejection import RejectionResult
+from seqdistill.assessment.temperature import (
+    FittedTemperature,
+    TemperatureOutsideError,
+    fit_temperature,
+)
+from seqdistill.assessment.token_calibration import assess_calibration
 from seqdistill.errors import InputError
 from seqdistill.hypotheses import ModelInfo
 from seqdistill.report.inputs import ReportInput, SystemInput
@@ -34,7 +44,12 @@ class SystemResult:
         measures: those shown, in order.
         quality: corpus BLEU and chrF of the in-domain set.
         likelihood: of the scored references.
-        calibration: along the scored references.
+        calibration: along the scored references, for the reliability diagram.
+        calibration_numbers: along the scored references, with intervals.
+        temperature: fitted on the scored references of a validation set.
+        tempered_numbers: like ``calibration_numbers``, at that temperature.
+        temperature_problem: why there is none although a validation set was given.
+        exact_fidelity: to the system that the references were scored against.
         ood: detection of every set by every measure.
         rejection: per measure, on the in-domain set.
     """
@@ -47,6 +62,11 @@ class SystemResult:
     calibration: CalibrationResult | None
     ood: OodAssessment | None
     rejection: dict[str, RejectionResult] | None
+    calibration_numbers: Numbers | None = None
+    temperature: FittedTemperature | None = None
+    tempered_numbers: Numbers | None = None
+    temperature_problem: str | None = None
+    exact_fidelity: Numbers | None = None
 
     @property
     def name(self) -> str:
@@ -120,6 +140,20 @@ def _compute_one(system: SystemInput, report: ReportInput) -> SystemResult:
             seed=report.seed,
             n_best=system.n_best,
         )
+    numbers = fitted = tempered = exact = problem = None
+    if system.forced:
+        forced = forced_set(HypothesisSet.of("scored references", system.forced))
+        numbers = assess_calibration(forced, resamples=report.resamples, seed=report.seed)
+        exact = exact_fidelity(forced, **bootstrap)
+        if system.forced_validation is not None:
+            try:
+                fitted = fit_temperature(system.forced_validation, **bootstrap)
+                tempered = assess_calibration(
+                    forced, resamples=report.resamples, seed=report.seed, temperature=fitted
+                )
+            except TemperatureOutsideError as error:
+                # A model that is hardly trained: everything else about it can be told.
+                problem = str(error)
     return SystemResult(
         system=system,
         model=common_model(system.in_domain),
@@ -129,6 +163,11 @@ def _compute_one(system: SystemInput, report: ReportInput) -> SystemResult:
         calibration=hypotheses_calibration(system.forced) if system.forced else None,
         ood=ood,
         rejection=rejection,
+        calibration_numbers=numbers,
+        temperature=fitted,
+        tempered_numbers=tempered,
+        temperature_problem=problem,
+        exact_fidelity=exact,
     )
 
 

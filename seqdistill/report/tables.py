@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Literal
 
+from seqdistill.assessment.bootstrap import Comparison
 from seqdistill.assessment.detection import DetectionResult, Estimate
 from seqdistill.assessment.hypothesis_sets import OodAssessment
 from seqdistill.errors import InputError
@@ -63,6 +64,14 @@ def format_estimate(estimate: Estimate, *, scale: float = 100.0, digits: int = 1
     if estimate.low is None or estimate.high is None:
         return value
     return f"{value} [{scale * estimate.low:.{digits}f}, {scale * estimate.high:.{digits}f}]"
+
+
+def format_p_value(comparison: Comparison) -> str | None:
+    """Return ``p=0.012``, or ``p≤0.001`` where resamples can show no less; None without any."""
+    if comparison.p_value is None:
+        return None
+    least = 1.0 / (comparison.resamples + 1)
+    return f"p≤{least:.2g}" if comparison.p_value <= least else f"p={comparison.p_value:.2g}"
 
 
 def ood_table(assessment: OodAssessment, metric: str = "auroc", style: Style = "plain") -> str:

@@ -3,14 +3,17 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from seqdistill.cli.main import main
 from seqdistill.errors import InputError
+from seqdistill.hypotheses import write_hypotheses
 from seqdistill.report import ReportInput, SystemInput, render_report
 from tests.reference.hypothesis_sets import make_hypotheses
+from tests.reference.sharpened import Sharpened
 
 QUICK = ("--bootstrap", "10", "--examples", "2")
 
@@ -178,6 +181,43 @@ def test_files_of_a_single_system(systems: Path, tmp_path: Path) -> None:
     text = output.read_text(encoding="utf-8")
     assert ">press<" in text
     assert "mutual_information" not in text
+
+
+def test_a_validation_set_gives_a_temperature(tmp_path: Path) -> None:
+    """From a folder, a manifest and single files: the same table."""
+    folder = tmp_path / "one"
+    for number, name in enumerate(("forced_validation", "forced", "in_domain")):
+        made = Sharpened(20, 1.5, seed=number, V=60).hypotheses()
+        if name == "in_domain":
+            made = [replace(h, forced=False, score=-1.0) for h in made]
+        write_hypotheses(folder / f"{name}.jsonl", made)
+    entry = {name: f"one/{name}.jsonl" for name in ("in_domain", "forced", "forced_validation")}
+    manifest = tmp_path / "report.json"
+    manifest.write_text(json.dumps({"system": [{"name": "one", **entry}]}), encoding="utf-8")
+    single = ["--name", "one"]
+    for name in entry:
+        single += ["--" + name.replace("_", "-"), str(folder / f"{name}.jsonl")]
+    pages = []
+    for given in (["--system", f"one={folder}"], ["--manifest", str(manifest)], single):
+        output = tmp_path / f"{len(pages)}.html"
+        assert main(["report", *given, *QUICK, "--output", str(output)]) == 0
+        pages.append(output.read_text(encoding="utf-8"))
+    assert pages[0] == pages[1] == pages[2]
+    assert "T fitted on a validation set" in pages[0]
+    assert "fit:[nll;forced_validation.jsonl;n:160;sents:20]" in pages[0]
+
+
+def test_validation_sets_that_do_not_fit(
+    systems: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    inside, forced = (str(systems / "student" / f"{n}.jsonl") for n in ("in_domain", "forced"))
+    for more, message in (
+        ([], "there are no scored references to assess"),
+        (["--forced", forced], "fitted on the set that is assessed"),
+    ):
+        given = ["--in-domain", inside, "--forced-validation", forced, *more]
+        assert main(["report", *given, "--output", str(tmp_path / "r.html")]) == 1
+        assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -84,6 +84,12 @@ def test_results_have_numbers_and_what_made_them(whole: tuple[Path, str]) -> Non
         # 300 pieces: nobody is worse than guessing, by much
         assert 0 < system["likelihood"]["nll"] < 8
         assert 0 <= system["calibration"]["ece"] <= 1
+        control = system["calibration"]["temperature"]
+        if control is None:  # a few updates from random weights: anything goes
+            assert "still rises" in system["calibration"]["temperature_problem"]
+        else:
+            assert 0.5 < control["value"] < 2.0
+            assert "|T:" in control["numbers"]["nll"]["signature"]
         found = {(entry["measure"], entry["set"]) for entry in system["ood"]}
         sets = ("unseen_words", "permuted")
         assert found == {(measure, one) for measure in measures_of(kind) for one in sets}

@@ -7,9 +7,12 @@ import numpy as np
 import pytest
 import sacrebleu
 
-from seqdistill.assessment.calibration import likelihood
 from seqdistill.assessment.correlation import spearman
+from seqdistill.assessment.forced_sets import forced_set
+from seqdistill.assessment.hypothesis_files import HypothesisSet
+from seqdistill.hypotheses import Against, ModelInfo
 from seqdistill.report import ReportInput, SystemInput
+from seqdistill.report.calibration import calibration_section
 from seqdistill.report.errors import errors_section, retention_curve
 from seqdistill.report.explorer import TokenScale, explorer_json
 from seqdistill.report.fidelity import fidelity_section
@@ -17,12 +20,12 @@ from seqdistill.report.page import render_report
 from seqdistill.report.quality import (
     chrf_counts,
     chrf_of_sums,
-    likelihood_interval,
     quality_intervals,
     quality_table,
 )
 from seqdistill.report.results import compute
 from tests.reference.hypothesis_sets import make_hypotheses
+from tests.reference.sharpened import Sharpened
 
 
 def two_systems(count: int = 40) -> list[SystemInput]:
@@ -72,19 +75,6 @@ def test_intervals_are_quantiles_of_corpora_drawn_again() -> None:
                              resamples=0, seed=0) is None  # fmt: skip
 
 
-def test_interval_of_the_likelihood() -> None:
-    forced = make_hypotheses(25, forced=True)
-    found = likelihood_interval(forced, resamples=40, seed=2)
-    stream = np.random.default_rng([2, 0])
-    drawn = [
-        likelihood([forced[i].token_log_probs for i in stream.integers(0, 25, size=25)]).nll
-        for _ in range(40)
-    ]
-    low, high = np.quantile(drawn, [0.025, 0.975])
-    assert found.value == pytest.approx(likelihood([h.token_log_probs for h in forced]).nll)
-    assert (found.low, found.high) == (pytest.approx(low), pytest.approx(high))
-
-
 def test_quality_table_has_intervals_and_marks_the_best() -> None:
     results = compute(ReportInput(two_systems(), resamples=0))
     table = quality_table(results, resamples=20, seed=0)
@@ -98,6 +88,87 @@ def test_quality_table_has_intervals_and_marks_the_best() -> None:
             assert low <= value <= high
     without = quality_table(results, resamples=0, seed=0)
     assert all(cell["interval"] is None for row in without["rows"] for cell in row["cells"])
+
+
+# --- calibration and exact fidelity ---
+
+
+def scored_systems(against: ModelInfo | None) -> list[SystemInput]:
+    """An ensemble and a student that is too sure, which was scored against it."""
+    ensemble, student = two_systems()
+    made = Sharpened(40, 1.0, V=80).hypotheses(kind="ensemble")
+    sure = [
+        replace(
+            h,
+            against=against
+            and Against(against, [0.1 * (k + 1) for k in range(8)], [k < 6 for k in range(8)]),
+        )
+        for h in Sharpened(40, 1.6, V=80).hypotheses(kind="dirichlet")
+    ]
+    valid = Sharpened(40, 1.6, seed=1, V=80).hypotheses(kind="dirichlet")
+    return [
+        replace(ensemble, forced=made),
+        replace(
+            student, forced=sure, forced_validation=forced_set(HypothesisSet.of("valid", valid))
+        ),
+    ]
+
+
+def test_calibration_with_intervals_and_at_a_temperature() -> None:
+    results = compute(ReportInput(scored_systems(None), resamples=30))
+    section = calibration_section(results)
+    assert section is not None
+    assert [row["name"] for row in section["rows"]] == ["ensemble", "dirichlet", "dirichlet"]
+    plain, before, after = section["rows"]
+    assert plain["temperature"] is before["temperature"] is None
+    low, high = map(float, after["temperature"]["interval"].split("–"))
+    assert 1.3 < low < float(after["temperature"]["value"]) < high < 2.0
+    for column, name in enumerate(("nll", "ece_equal_mass", "ece_equal_width")):
+        cell = before["cells"][column]
+        number = results[1].calibration_numbers.numbers[name]
+        scale = 1.0 if name == "nll" else 100.0
+        assert float(cell["value"]) == pytest.approx(scale * number.value, abs=0.006)
+        low, high = map(float, cell["interval"].split("–"))
+        assert low == pytest.approx(scale * number.low, abs=0.006)
+        assert float(after["cells"][column]["value"]) < float(cell["value"])
+        assert cell["p"] is None
+        assert after["cells"][column]["p"] == "p≤0.032"
+    assert len(section["panels"]) == 2
+    assert any("|T:1." in line for line in section["signatures"]["calibration"])
+    table = quality_table(results, resamples=0, seed=0)
+    of_ece = [row["cells"][table["columns"].index("ECE, %")] for row in table["rows"]]
+    assert of_ece[1]["interval"] == before["cells"][1]["interval"]
+    assert calibration_section(compute(ReportInput(two_systems(), resamples=0))) is None
+
+
+def test_a_temperature_out_of_reach_is_said() -> None:
+    ensemble, student = scored_systems(None)
+    far = Sharpened(40, 3.0, V=80).hypotheses(kind="dirichlet")
+    valid = forced_set(HypothesisSet.of("valid set", far))
+    page = render_report(
+        ReportInput([ensemble, replace(student, forced_validation=valid)], resamples=5)
+    )
+    assert "dirichlet is shown at no temperature: valid set: the likelihood still rises at" in page
+    assert "the highest temperature, 2" in page
+    assert "T fitted on a validation set" not in page
+
+
+def test_exact_fidelity_is_shown_for_the_ensemble_it_is_of() -> None:
+    results = compute(ReportInput(scored_systems(ModelInfo("ensemble", 5, "pe")), resamples=30))
+    section = fidelity_section(results)
+    assert section is not None
+    (row,) = section["exact"]
+    assert row["name"] == "dirichlet"
+    assert [cell["text"] for cell in row["cells"]] == ["0.450", "75.0"]
+    assert row["cells"][0]["interval"] == "0.450–0.450"
+    assert any("kl_divergence" in line for line in section["signatures"]["fidelity"])
+    page = render_report(ReportInput(scored_systems(ModelInfo("ensemble", 5, "pe")), resamples=5))
+    assert "Scored against ensemble" in page
+    assert "T fitted on a validation set" in page
+    for against in (None, ModelInfo("ensemble", 2, "ep")):
+        other = fidelity_section(compute(ReportInput(scored_systems(against), resamples=0)))
+        assert other is not None
+        assert other["exact"] == []
 
 
 # --- errors ------------------------------------------------------------------
