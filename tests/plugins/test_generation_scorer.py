@@ -1,14 +1,21 @@
 """Force-decoded targets: padding, confidence, correctness, and what stock fairseq scores."""
 
+import math
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from fairseq.sequence_scorer import SequenceScorer
 
-from fairseq_plugins.generation import UncertaintyScorer
+from fairseq_plugins.generation import (
+    SecondSystem,
+    UncertaintyScorer,
+    build_uncertainty_generator,
+)
 from seqdistill.errors import InputError
 from seqdistill.student import StudentHead
+from seqdistill.uncertainty.estimators import UncertaintyOptions
 from tests.plugins.tiny_models import collate, tiny_batch, tiny_dictionary, tiny_model
 
 # fairseq's attention gives torch masks of two types.
@@ -106,3 +113,30 @@ def test_nan_names_the_member() -> None:
         models[2].decoder.output_projection.weight[0].fill_(float("nan"))
     with pytest.raises(InputError, match="member 3"):
         score(models, tiny_batch(DICTIONARY, [4], with_target=True))
+
+
+def test_a_second_system_may_not_find_possible_what_the_first_rules_out() -> None:
+    (model,) = models_of("softmax")
+    sample = tiny_batch(DICTIONARY, [4], with_target=True)
+    second = SecondSystem([tiny_model(7, DICTIONARY)], UncertaintyOptions())
+    scorer = UncertaintyScorer(DICTIONARY, against=second)
+    ((found,),) = scorer.generate([model], sample)
+    assert bool(found["token_kl_divergence"].isfinite().all())
+    normal = model.get_normalized_probs
+
+    def ruled_out(*args: Any, **kwargs: Any) -> torch.Tensor:
+        return normal(*args, **kwargs).index_fill(
+            -1, torch.tensor([DICTIONARY.nspecial]), -math.inf
+        )
+
+    model.get_normalized_probs = ruled_out
+    with pytest.raises(InputError, match=r"infinite at \d+ tokens of a batch"):
+        scorer.generate([model], sample)
+
+
+def test_only_given_texts_have_a_second_system_or_temperatures() -> None:
+    task = SimpleNamespace(target_dictionary=DICTIONARY)
+    second = SecondSystem([tiny_model(7, DICTIONARY)], UncertaintyOptions())
+    for more in ({"against": second}, {"temperatures": (1.0,)}):
+        with pytest.raises(InputError, match="are for given texts; add --score-reference"):
+            build_uncertainty_generator(task, models_of("softmax"), SimpleNamespace(), **more)

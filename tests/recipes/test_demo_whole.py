@@ -111,7 +111,7 @@ def test_a_second_run_does_nothing(whole: tuple[Path, str]) -> None:
     work, printed = whole
     again = run_demo(work)
     assert again.returncode == 0, again.stderr
-    assert "0 of 23 steps run, 23 done before" in again.stderr
+    assert "0 of 26 steps run, 26 done before" in again.stderr
     assert again.stdout == printed
 
 
