@@ -144,10 +144,12 @@ def _compute_one(system: SystemInput, report: ReportInput) -> SystemResult:
     if system.forced:
         forced = forced_set(HypothesisSet.of("scored references", system.forced))
         numbers = assess_calibration(forced, resamples=report.resamples, seed=report.seed)
-        exact = exact_fidelity(forced, **bootstrap)
+        exact = exact_fidelity(forced, resamples=report.resamples, seed=report.seed)
         if system.forced_validation is not None:
             try:
-                fitted = fit_temperature(system.forced_validation, **bootstrap)
+                fitted = fit_temperature(
+                    system.forced_validation, resamples=report.resamples, seed=report.seed
+                )
                 tempered = assess_calibration(
                     forced, resamples=report.resamples, seed=report.seed, temperature=fitted
                 )
