@@ -24,6 +24,9 @@ from seqdistill.numerics.polynomial import horner
 # Rows × vocabulary worked on at once: a dozen temporaries of 384 KiB (float32) are near enough.
 _BLOCK_ELEMENTS = 96 << 10
 
+# Views of the workspace that are kept: to make one costs as much as a small operation.
+_VIEWS = 256
+
 
 class EagerRows:
     """Row operations by PyTorch's own kernels, float32 or float64, on any device."""
@@ -32,6 +35,7 @@ class EagerRows:
 
     def __init__(self) -> None:
         self._scratch: dict[str, Tensor] = {}
+        self._views: dict[tuple[str, torch.Size, torch.dtype, torch.device], Tensor] = {}
 
     def add_members_(
         self,
@@ -44,14 +48,27 @@ class EagerRows:
         is_first: bool = False,
     ) -> None:
         """See :class:`~seqdistill.kernels.backend.RowBackend`."""
+        # What is one number a row is computed for all at once: tiny tensors cost a call each.
+        totals = torch.empty_like(negative_entropies)
         for rows in self._blocks(mean_probs):
             sums = mean_probs[rows], mean_log_probs[rows]
-            for m, (member, entropy) in enumerate(
-                zip(logits, negative_entropies[:, rows].unbind(), strict=True)
-            ):
+            numbers = totals[:, rows].unbind(), negative_entropies[:, rows].unbind()
+            for m, (member, total, weighted) in enumerate(zip(logits, *numbers, strict=True)):
+                places = *sums, total, weighted
                 self._add_member(
-                    member[rows], inverse_temperature, weight, *sums, entropy, is_first and m == 0
+                    member[rows], inverse_temperature, weight, *places, is_first and m == 0
                 )
+            shift = totals[:, rows].log().sum(0).mul_(weight)
+            sums[1].sub_(shift.unsqueeze(-1))
+        negative_entropies.div_(totals)
+        for m, row in negative_entropies.isnan().nonzero().tolist():
+            # 0 · −∞ is 0 here: a piece that a member excludes has no entropy.
+            z = logits[m][row].to(mean_probs.dtype)
+            z = (z - z.amax()) * inverse_temperature
+            exps = z.exp()
+            lowest = torch.finfo(z.dtype).min
+            negative_entropies[m, row] = (z.clamp_min(lowest) * exps).sum() / exps.sum()
+        negative_entropies.sub_(totals.log_()).mul_(weight)
 
     def _add_member(
         self,
@@ -60,26 +77,24 @@ class EagerRows:
         weight: float,
         mean_probs: Tensor,
         mean_log_probs: Tensor,
-        negative_entropy: Tensor,
+        total: Tensor,
+        weighted: Tensor,
         is_first: bool,
     ) -> None:
+        """Add z − max z for ln p, and put Σ e and Σ e ln e, e = e^(z − max z), where they go."""
         z = self._gap("z", logits, logits.amax(-1, keepdim=True), mean_probs.dtype)
         if inverse_temperature != 1:
             z.mul_(inverse_temperature)
         exps = torch.exp(z, out=self._like("a", z))
-        total = exps.sum(-1, keepdim=True)
-        # 0 · −∞ is 0 here: a piece that a member excludes has no entropy.
-        lowest = torch.finfo(z.dtype).min
-        terms = torch.clamp_min(z, lowest, out=self._like("b", z)).mul_(exps)
-        log_total, share = total.log(), weight / total
-        negative = terms.sum(-1).mul_(share[:, 0]).sub_(log_total[:, 0], alpha=weight)
-        negative_entropy.copy_(negative)
+        torch.sum(exps, -1, out=total)
+        torch.sum(torch.mul(exps, z, out=self._like("b", z)), -1, out=weighted)
+        share = torch.reciprocal(total).mul_(weight).unsqueeze(-1)
         if is_first:
             torch.mul(exps, share, out=mean_probs)
-            torch.mul(z.sub_(log_total), weight, out=mean_log_probs)
+            torch.mul(z, weight, out=mean_log_probs)
         else:
             mean_probs.addcmul_(exps, share)
-            mean_log_probs.add_(z.sub_(log_total), alpha=weight)
+            mean_log_probs.add_(z, alpha=weight)
 
     def ensemble_rows(
         self, mean_probs: Tensor, mean_log_probs: Tensor, negative_entropy: Tensor
@@ -94,9 +109,13 @@ class EagerRows:
             terms = torch.mul(probs, log_mean, out=self._like("b", probs))
             total_uncertainty[rows] = -terms.sum(-1)
             # Differences first, then the sum: nearly equal members would cancel otherwise.
-            lowest = torch.clamp_min(mean_log_probs[rows], finfo.min, out=self._like("b", probs))
-            gap = log_mean.sub_(lowest).mul_(probs)
+            gap = log_mean.sub_(mean_log_probs[rows]).mul_(probs)
             rmi[rows] = gap.sum(-1).clamp_min_(0.0)
+        for row in rmi.isfinite().logical_not_().nonzero()[:, 0].tolist():
+            # A piece that a member excludes: 0 · ∞ is 0 here, and p̄ · ∞ the largest number.
+            probs = mean_probs[row]
+            gap = probs.clamp_min(finfo.tiny).log_() - mean_log_probs[row].clamp_min(finfo.min)
+            rmi[row] = (probs * gap).sum().clamp_min_(0.0)
         return total_uncertainty, rmi
 
     def student_rows_(
@@ -131,14 +150,17 @@ class EagerRows:
             z = self._cast("z", logits[rows], dtype)
             cut = _cut(targets, rows)
             block = _RowScalars(*scalars[:, rows].unbind())
-            block_loss, slope = self._distil(z, block, loss, cut, wants_gradient)
+            # In its own place where nothing needs z, which may be the same, after that.
+            place = out[rows] if out.dtype == dtype and not loss.mix_weight else None
+            block_loss, slope = self._distil(z, block, loss, cut, wants_gradient, place)
             if loss.mix_weight and cut.references is not None:
                 block_loss = self._mix_(block_loss, slope, z, block, loss, cut.references)
             row_loss[rows] = block_loss
             if slope is not None:
                 if cut.row_weight is not None:
                     slope.mul_(cut.row_weight.unsqueeze(-1))
-                out[rows] = slope
+                if slope is not place:
+                    out[rows] = slope
         if targets.row_weight is not None:
             row_loss.mul_(targets.row_weight)
         return StudentRows(
@@ -152,12 +174,14 @@ class EagerRows:
         loss: RowLoss,
         targets: RowTargets,
         wants_gradient: bool,
+        place: Tensor | None,
     ) -> tuple[Tensor, Tensor | None]:
         if loss.kind == "proxy_dirichlet" and loss.offset == 1:
             mean_probs, inverse_w = _given(targets.mean_probs, targets.inverse_w)
-            return self._proxy_dirichlet(z, row, mean_probs, inverse_w.unsqueeze(-1))
+            return self._proxy_dirichlet(z, row, mean_probs, inverse_w.unsqueeze(-1), place)
         if loss.kind == "end2" and loss.offset == 1:
-            return self._end2(z, row, *_given(targets.mean_log_probs))
+            (mean_log_probs,) = _given(targets.mean_log_probs)
+            return self._end2(z, row, mean_log_probs, place)
         rows: RowFunction
         if loss.kind == "mean_kl":
             rows, given = mean_kl_rows, _given(targets.mean_probs)
@@ -171,7 +195,12 @@ class EagerRows:
         return rows(z, given, wants_gradient)
 
     def _proxy_dirichlet(
-        self, z: Tensor, row: "_RowScalars", mean_probs: Tensor, inverse_w: Tensor
+        self,
+        z: Tensor,
+        row: "_RowScalars",
+        mean_probs: Tensor,
+        inverse_w: Tensor,
+        place: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
         s, t, correction = self._exp_gamma(z)
         local, gap = self._entropy_and_gap(z, row, s, t, correction)
@@ -179,7 +208,8 @@ class EagerRows:
         # H[Dir(α)] = Σ h(z) − h(y) + (V − 1)(1 − ψ(α₀)).
         loss = -fit - (local + row.entropy[:, 0]) * inverse_w[:, 0]
 
-        gradient = torch.sub(z, row.largest, out=self._like("gradient", z)).exp_()
+        gradient = self._like("gradient", z) if place is None else place
+        torch.sub(z, row.largest, out=gradient).exp_()
         gradient.mul_((row.u_total + row.g_total * inverse_w) * row.share)
         # p̄ u + g/w = s (p̄ (1 − s q + q) + (1 − s q)/w).
         q = horner(polynomials(z.dtype)[0], t, out=self._like("a", z))
@@ -187,10 +217,13 @@ class EagerRows:
         slope = q.add_(rest).mul_(mean_probs).addcmul_(rest, inverse_w)
         return loss, gradient.addcmul_(slope, s, value=-1)
 
-    def _end2(self, z: Tensor, row: "_RowScalars", mean_log_probs: Tensor) -> tuple[Tensor, Tensor]:
+    def _end2(
+        self, z: Tensor, row: "_RowScalars", mean_log_probs: Tensor, place: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
         s, t, correction = self._exp_gamma(z)
         local, gap = self._entropy_and_gap(z, row, s, t, correction)
-        gradient = torch.exp(z, out=self._like("gradient", z)).mul_(gap.sub_(mean_log_probs))
+        gradient = torch.exp(z, out=self._like("gradient", z) if place is None else place)
+        gradient.mul_(gap.sub_(mean_log_probs))
         return local + gradient.sum(-1) + row.entropy[:, 0], gradient
 
     def _exp_gamma(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -267,12 +300,21 @@ class EagerRows:
         self, name: str, shape: torch.Size, dtype: torch.dtype, device: torch.device
     ) -> Tensor:
         """Return memory of a shape, the same for a name as long as the sizes fit."""
+        key = name, shape, dtype, device
+        view = self._views.get(key)
+        if view is not None:
+            return view
         size = shape.numel()
         held = self._scratch.get(name)
         if held is None or held.numel() < size or held.dtype != dtype or held.device != device:
             held = torch.empty(size, dtype=dtype, device=device)
             self._scratch[name] = held
-        return held[:size].view(shape)
+            self._views.clear()
+        if len(self._views) >= _VIEWS:
+            self._views.clear()
+        view = held[:size].view(shape)
+        self._views[key] = view
+        return view
 
     def _one(self, example: Tensor) -> Tensor:
         """Return 1 as a tensor: a Python number would be made one at every call."""

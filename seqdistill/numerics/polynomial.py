@@ -15,7 +15,7 @@ def horner(coefficients: tuple[float, ...], x: Tensor, out: Tensor | None = None
         out: memory of the same shape that is overwritten; must not be ``x``.
     """
     constants = _constants(coefficients, x.dtype, x.device)
-    value = torch.mul(x, constants[-1], out=out).add_(constants[-2])
+    value = torch.add(constants[-2], x, alpha=coefficients[-1], out=out)
     for constant in reversed(constants[:-2]):
         # One pass; value.mul_(x).add_(c) would be two.
         torch.addcmul(constant, value, x, out=value)

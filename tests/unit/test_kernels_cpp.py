@@ -335,7 +335,9 @@ def test_the_largest_logit_comes_late(rows: CppRows, steps: str) -> None:
     expected = member_sums(EagerRows(), [logits], 1.0, torch.float64)
     found = member_sums(rows, [logits])
     probs, entropy = expected[0], expected[2]
-    assert ((found[0] - probs).abs() <= 1e-6 * probs + 1e-37).all()
+    # A logarithm that was rounded once makes its exponential wrong by so much.
+    allowed = 1e-6 - 1.2e-7 * expected[1].clamp_min(-90)
+    assert ((found[0] - probs).abs() <= allowed * probs + 1e-37).all()
     assert ((found[2] - entropy).abs() <= 4e-7 * entropy.abs().clamp_min(1)).all()
 
 

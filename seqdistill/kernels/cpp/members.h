@@ -38,7 +38,9 @@ void add_members(const MemberArguments& a, int64_t row) {
       share[k] = (float)(a.weight / sums.exps);
       log_totals += log_total;
     }
-    const F down = splat((float)(a.weight * log_totals));
+    // In two parts: what one is rounded to would be the same error in all of the row.
+    const double down = a.weight * log_totals;
+    const F high_part = splat((float)down), low_part = splat((float)(down - (double)(float)down));
     const bool is_first = a.is_first && first == 0;
     for (int64_t begin = 0; begin < a.V; begin += NEAR) {
       const int64_t size = a.V - begin < NEAR ? a.V - begin : NEAR;
@@ -60,22 +62,22 @@ void add_members(const MemberArguments& a, int64_t row) {
               },
               []() {});
         };
-        if (k > 0)
+        if (k > 0 || !is_first)
           add([&](int64_t v, int64_t count, F& p, F& l) __attribute__((always_inline)) {
             p = load(probs + v, count);
             l = load(log_probs + v, count);
           });
-        else if (is_first)
-          add([&](int64_t, int64_t, F& p, F& l) __attribute__((always_inline)) {
-            p = F{};
-            l = -down;
-          });
         else
-          add([&](int64_t v, int64_t count, F& p, F& l) __attribute__((always_inline)) {
-            p = load(probs + v, count);
-            l = load(log_probs + v, count) - down;
-          });
+          add([](int64_t, int64_t, F& p, F& l) __attribute__((always_inline)) { p = l = F{}; });
       }
+      // Once for all members: their differences are small numbers, and lose less beside each other.
+      over_row(
+          size,
+          [&](int64_t v, int64_t count) __attribute__((always_inline)) {
+            const F l = load(log_probs + v, count) - low_part;
+            store(log_probs + v, l - high_part, count);
+          },
+          []() {});
     }
   }
 }
