@@ -130,12 +130,15 @@ class Translator:
         )
         self._max_source_length, self._max_target_length = int(limits[0]), int(limits[1])
 
-    def translate(self, lines: Sequence[str], first_id: int = 0) -> list[Hypothesis]:
-        """Translate a batch; returns the best hypothesis of each line, in their order.
+    def translate(
+        self, lines: Sequence[str], first_id: int = 0, *, n_best: int = 1
+    ) -> list[Hypothesis]:
+        """Translate a batch; returns the best hypotheses of each line, in their order.
 
         Args:
             lines: B sentences, decoded together.
             first_id: number of the first.
+            n_best: how many of each line, up to the beam, best first.
 
         Raises:
             InputError: a line is too long for the models, or one of them gave NaN.
@@ -148,7 +151,7 @@ class Translator:
         hypos = self._generator.generate(self.models, sample)
         return [
             replace(hypothesis, id=first_id + hypothesis.id, source=lines[hypothesis.id])
-            for hypothesis in self._hypotheses(sample, hypos)
+            for hypothesis in self._hypotheses(sample, hypos, n_best)
         ]
 
     def score(
@@ -205,15 +208,16 @@ class Translator:
         sample = dataset.collater([dataset[n] for n in range(len(dataset))])
         return utils.move_to_cuda(sample) if self._use_cuda else sample
 
-    def _hypotheses(self, sample: Any, hypos: Any) -> list[Hypothesis]:
+    def _hypotheses(self, sample: Any, hypos: Any, n_best: int = 1) -> list[Hypothesis]:
         found = to_hypotheses(
             sample,
             hypos,
             sample["id"].tolist(),  # fairseq sorts a batch by length
             dictionary=self.task.target_dictionary,
             target_text=self._target_text,
+            n_best=n_best,
         )
-        return sorted(found, key=lambda hypothesis: hypothesis.id)
+        return sorted(found, key=lambda hypothesis: (hypothesis.id, hypothesis.rank))
 
     def _source(self, line: str, number: int) -> Tensor:
         return _encode(

@@ -163,13 +163,26 @@ def _average(
                 f"{first_line} differ in the measures {', '.join(sorted(differing))}; every "
                 "hypothesis of a list must have them all"
             )
+    return average([hypothesis for _, hypothesis in ordered], aggregation)
+
+
+def average(hypotheses: Sequence[Hypothesis], aggregation: Aggregation) -> dict[str, float]:
+    """Return every sequence measure of one sentence, over its n-best list as asked for.
+
+    Args:
+        hypotheses: S of one sentence with the same measures, best first.
+        aggregation: ``top`` is the best hypothesis alone.
+    """
+    best = hypotheses[0]
+    if aggregation.kind == "top":
+        return dict(best.uncertainty)
     names = list(best.uncertainty)
     values = torch.tensor(
-        [[h.uncertainty[name] for _, h in ordered] for name in names], dtype=torch.float64
-    ).reshape(len(names), len(ordered))  # (measures, S)
+        [[h.uncertainty[name] for h in hypotheses] for name in names], dtype=torch.float64
+    ).reshape(len(names), len(hypotheses))  # (measures, S)
     log_probs = None
     if aggregation.kind == "weighted":
-        log_probs = torch.tensor([h.log_prob for _, h in ordered], dtype=torch.float64)
+        log_probs = torch.tensor([h.log_prob for h in hypotheses], dtype=torch.float64)
     averages = average_over_n_best(values, log_probs, temperature=aggregation.temperature)
     return dict(zip(names, averages.tolist(), strict=True))
 

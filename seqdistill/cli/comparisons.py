@@ -23,7 +23,7 @@ def add_result_options(parser: argparse.ArgumentParser) -> None:
     add_output_options(parser, what="write all results as JSON")
 
 
-def add_n_best_options(parser: argparse.ArgumentParser) -> None:
+def add_n_best_options(parser: Any) -> None:
     """Add --nbest-aggregation and --nbest-temperature."""
     parser.add_argument(
         "--nbest-aggregation",

@@ -3,15 +3,17 @@
 import argparse
 import json
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
-from itertools import islice
+from itertools import groupby, islice
 from typing import IO, TYPE_CHECKING, Any
 
-from seqdistill.assessment.hypothesis_sets import describe_model, read_best
+from seqdistill.assessment.hypothesis_files import describe_model, read_set
+from seqdistill.assessment.n_best import Aggregation, average
 from seqdistill.assessment.threshold import ood_threshold
 from seqdistill.cli.common import add_output_options, add_verb, refuse_existing
+from seqdistill.cli.comparisons import add_n_best_options, aggregation_of
 from seqdistill.cli.decoding import (
     add_model_options,
     add_uncertainty_options,
@@ -66,6 +68,13 @@ def add_parser(subparsers: Any) -> None:
     )
     search.add_argument("--max-len-b", type=int, default=10, metavar="B", help="see --max-len-a")
     search.add_argument(
+        "--nbest",
+        type=positive,
+        default=1,
+        metavar="N",
+        help="hypotheses written of each line, best first; at most the beam",
+    )
+    search.add_argument(
         "--batch-size", type=positive, default=32, metavar="N", help="lines decoded together"
     )
     add_uncertainty_options(parser)
@@ -90,12 +99,15 @@ def add_parser(subparsers: Any) -> None:
         metavar="NAME",
         help="that raises the alarm; `seqdistill measures` lists them",
     )
+    add_n_best_options(alarm)
     add_output_options(parser, what="write here instead of to stdout")
 
 
 def run(args: argparse.Namespace) -> int:
     """Translate stdin; returns the exit status."""
     refuse_existing(args.output, overwrite=args.overwrite)
+    if args.nbest > args.beam:
+        raise UsageError(f"--nbest {args.nbest}: a beam of {args.beam} finds no more than that")
     alarm = _alarm(args)
     translator = load_translator(
         args,
@@ -115,9 +127,12 @@ def run(args: argparse.Namespace) -> int:
     )
     count = alarms = 0
     with output as handle:
-        for hypothesis in with_progress(_translated(translator, sys.stdin, batch_size)):
-            is_ood = alarm.is_raised(hypothesis)
-            _write(handle, hypothesis, is_ood, alarm)
+        found = with_progress(_translated(translator, sys.stdin, batch_size, args.nbest))
+        for _, of_line in groupby(found, key=lambda hypothesis: hypothesis.id):
+            hypotheses = list(of_line)
+            is_ood = alarm.is_raised(hypotheses)
+            for hypothesis in hypotheses:
+                _write(handle, hypothesis, is_ood, alarm)
             count += 1
             alarms += bool(is_ood)
     summary = f"{count} sentences"
@@ -129,11 +144,15 @@ def run(args: argparse.Namespace) -> int:
 
 @dataclass(frozen=True)
 class _Alarm:
-    """A measure, the threshold above which it raises the alarm, and the models it was set for."""
+    """A measure, the threshold above which it raises the alarm, and the models it was set for.
+
+    The measure is that of the best hypothesis, or as ``aggregation`` has it of the n-best list.
+    """
 
     measure: str
     threshold: float | None
     model: ModelInfo | None
+    aggregation: Aggregation
 
     def check(self, model: ModelInfo) -> None:
         """Raise an :class:`InputError` unless the alarm fits the models that decode."""
@@ -144,17 +163,21 @@ class _Alarm:
                 "in-domain sentences with the same models"
             )
 
-    def is_raised(self, hypothesis: Hypothesis) -> bool | None:
-        """Return whether a sentence is out of domain, None without a threshold."""
+    def is_raised(self, hypotheses: Sequence[Hypothesis]) -> bool | None:
+        """Return whether a sentence is out of domain by its n-best list, None without a threshold.
+
+        Raises:
+            InputError: the hypotheses have no such measure.
+        """
         if self.threshold is None:
             return None
-        if self.measure not in hypothesis.uncertainty:  # a relative distance, by a density alone
+        values = average(hypotheses, self.aggregation)
+        if self.measure not in values:  # a relative distance, by a density without a background
             raise InputError(
-                f"--measure {self.measure}: not in the hypotheses, which have "
-                f"{', '.join(hypothesis.uncertainty)}; fit the density with --background for "
-                "relative distances"
+                f"--measure {self.measure}: not in the hypotheses, which have {', '.join(values)}; "
+                "fit the density with --background for relative distances"
             )
-        return hypothesis.uncertainty[self.measure] > self.threshold
+        return values[self.measure] > self.threshold
 
 
 def _alarm(args: argparse.Namespace) -> _Alarm:
@@ -165,9 +188,18 @@ def _alarm(args: argparse.Namespace) -> _Alarm:
             f"--measure {args.measure}: it is there for comparison only, and higher does not mean "
             "more uncertain; choose another"
         )
+    aggregation = aggregation_of(args)
+    if aggregation.kind != "top" and args.nbest == 1:
+        raise UsageError(f"--nbest-aggregation {aggregation.kind} needs --nbest N, N at least 2")
     if args.calibrate is None:
-        return _Alarm(args.measure, args.threshold, None)
-    in_domain = read_best(args.calibrate)
+        return _Alarm(args.measure, args.threshold, None, aggregation)
+    calibration = read_set(args.calibrate, aggregation)
+    if calibration.n_best is not None and calibration.n_best.largest != args.nbest:
+        raise InputError(
+            f"{args.calibrate} has up to {calibration.n_best.largest} hypotheses a sentence, and "
+            f"--nbest is {args.nbest}; decode both with one --nbest"
+        )
+    in_domain = calibration.hypotheses
     scores = [h.uncertainty.get(args.measure) for h in in_domain]
     if None in scores:
         raise InputError(
@@ -180,17 +212,17 @@ def _alarm(args: argparse.Namespace) -> _Alarm:
         f"{len(scores)} in-domain sentences are above it",
         file=sys.stderr,
     )
-    return _Alarm(args.measure, threshold, in_domain[0].model)
+    return _Alarm(args.measure, threshold, in_domain[0].model, aggregation)
 
 
 def _translated(
-    translator: "Translator", lines: Iterable[str], batch_size: int
+    translator: "Translator", lines: Iterable[str], batch_size: int, n_best: int
 ) -> Iterator[Hypothesis]:
     """Yield the hypotheses of all lines, in their order, a batch at a time."""
     stripped = (line.rstrip("\r\n") for line in lines)
     count = 0
     while batch := list(islice(stripped, batch_size)):
-        yield from translator.translate(batch, first_id=count)
+        yield from translator.translate(batch, first_id=count, n_best=n_best)
         count += len(batch)
 
 

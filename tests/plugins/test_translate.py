@@ -198,3 +198,33 @@ def test_an_alarm_needs_a_measure_that_points_upwards(
     options = ["--measure", "official_mutual_information"]
     assert translate(folder, monkeypatch, *options, path="student.pt") == 2
     assert "comparison only" in capsys.readouterr().err
+
+
+def test_n_best_lists_and_their_alarm(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lists = folder / "lists.jsonl"
+    assert translate(folder, monkeypatch, "--nbest", "2", "--output", str(lists)) == 0
+    pairs = list(read_hypotheses(lists))
+    assert [(h.id, h.rank) for h in pairs] == [(n, r) for n in range(len(LINES)) for r in (0, 1)]
+    name = "joint_total_uncertainty_pe"
+    means = [
+        (one.uncertainty[name] + two.uncertainty[name]) / 2
+        for one, two in zip(pairs[::2], pairs[1::2], strict=True)
+    ]
+    # Between the least and the greatest mean; lines 0 and 4 are the same sentence.
+    threshold = sum(sorted(means)[1:3]) / 2
+    capsys.readouterr()
+    alarm = ["--nbest", "2", "--nbest-aggregation", "uniform", "--threshold", str(threshold)]
+    assert translate(folder, monkeypatch, *alarm) == 0
+    records = records_of(capsys.readouterr().out)
+    assert [r["ood"] for r in records[::2]] == [mean > threshold for mean in means]
+    assert [r["ood"] for r in records[::2]] == [r["ood"] for r in records[1::2]]
+
+    options = ["--nbest-aggregation", "uniform", "--calibrate", str(lists)]
+    assert translate(folder, monkeypatch, *options, "--nbest", "2") == 0
+    assert records_of(capsys.readouterr().out)[0]["threshold"] == pytest.approx(max(means))
+    assert translate(folder, monkeypatch, *options) == 2
+    assert "needs --nbest N" in capsys.readouterr().err
+    assert translate(folder, monkeypatch, "--nbest", "3") == 2
+    assert "a beam of 2 finds no more" in capsys.readouterr().err
