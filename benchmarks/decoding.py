@@ -1,10 +1,12 @@
 """Time and memory of a beam search that measures uncertainty, against one that does not.
 
-Sides: ``plain``, fairseq's own search; ``measures``, ours with every closed-form measure of tokens
-and sequences; ``second_pass``, the public research code's way: the hypotheses go through every
-model once more, all members stacked. Models are one Dirichlet student, and ensembles of M; fairseq
-transformers (the base model) with random weights, beam 5, every hypothesis of the same length. All
-sides take turns; ratios are those of medians of CPU time. Peak memory is that of a fresh process.
+Sides: ``plain``, fairseq's own search; ``measures``, ours with every measure that an ensemble has,
+PE and EP, and of a student with every closed form; ``second_pass``, the public research code's way:
+the hypotheses go through every model once more, all members stacked. Models are one Dirichlet
+student, and ensembles of M; fairseq transformers (the base model) with random weights, beam 5,
+every hypothesis of the same length. All sides take turns; ratios are those of medians of CPU time.
+Peak memory is that of a fresh process; ``states`` is that of the decoders' steps alone, which grows
+with M in every search.
 """
 
 import dataclasses
@@ -25,7 +27,7 @@ from benchmarks.common import (
     text_table,
     write_results,
 )
-from benchmarks.decoding_sides import MEANINGS, Decoding
+from benchmarks.decoding_sides import MEANINGS, STATES, STATES_MEANING, Decoding
 from benchmarks.models import Architecture
 from benchmarks.timing import in_fresh_process, interleaved
 from seqdistill.errors import InputError
@@ -60,7 +62,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         vocabularies = given.vocabularies or ([200] if given.quick else [40_000, 4_000])
         command = ["python", "-m", "benchmarks.decoding", *(arguments or sys.argv[1:])]
         record = environment("cpu", command) | shared
-        record |= {"what": "beam search", "meanings": MEANINGS, "rounds": rounds}
+        record |= {
+            "what": "beam search",
+            "meanings": MEANINGS | {STATES: STATES_MEANING},
+            "rounds": rounds,
+        }
         record["cells"] = [
             measure_time(shared | {"V": V, "M": M}, rounds)
             for V in vocabularies
@@ -108,7 +114,7 @@ def measure_memory(
         threads: of the processes.
     """
     for V, M in sizes:
-        for side in MEANINGS:
+        for side in (*MEANINGS, STATES):
             settings = {**shared, "V": V, "M": M, "side": side}
             found = in_fresh_process("benchmarks.decoding_memory", settings, threads)
             progress(
@@ -136,8 +142,8 @@ def aims(record: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
             value = _whole(found) / _whole(plain)
             yield _aim(f"{_name(found)}, V={V:,}: peak memory", _STUDENT_MEMORY, value)
         elif M > 2:
-            value = found["peak_bytes"] / peaks[V, 2, side]["peak_bytes"]
-            what = f"{_name(found)}, V={V:,}: memory beside the models, times that of M = 2"
+            value = _beside(peaks, V, M, side) / _beside(peaks, V, 2, side)
+            what = f"{_name(found)}, V={V:,}: memory beside models and states, times that of M = 2"
             yield _aim(what, _FLAT, value)
 
 
@@ -216,6 +222,13 @@ def _name(settings: Mapping[str, Any]) -> str:
 
 def _ratio(cell: Mapping[str, Any], name: str) -> float:
     return float(cell["sides"][name]["seconds"] / cell["sides"]["plain"]["seconds"])
+
+
+def _beside(
+    peaks: Mapping[tuple[int, int, str], Mapping[str, Any]], V: int, M: int, side: str
+) -> float:
+    """Return the bytes of a side's peak beside what the models hold while they decode."""
+    return float(peaks[V, M, side]["peak_bytes"] - peaks[V, M, STATES]["peak_bytes"])
 
 
 def _whole(found: Mapping[str, Any]) -> float:

@@ -6,23 +6,34 @@ hypotheses; weights are random, and every hypothesis grows to the same length.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
-from fairseq.sequence_generator import SequenceGenerator
+from fairseq.sequence_generator import EnsembleModel, SequenceGenerator
 from torch import Tensor
 
 from benchmarks.models import Architecture, Batch, random_batch, random_dictionary, random_model
 from fairseq_plugins.generation.generator import UncertaintySequenceGenerator
 from seqdistill.student import StudentHead
+from seqdistill.uncertainty.estimators import UncertaintyOptions
+from seqdistill.uncertainty.measures import available_measures
 
 #: What the names in results mean.
 MEANINGS = {
     "plain": "fairseq's own SequenceGenerator, no measures",
-    "measures": "ours: the same search, every closed-form measure of tokens and sequences",
+    "measures": "ours: the same search, every measure of tokens and sequences, PE and EP, that an "
+    "ensemble has; of a student every closed form, official_* left out",
     "second_pass": "the research code's way: fairseq's search, then a second forward pass of every "
     "model over the hypotheses, all members' distributions stacked",
 }
+
+#: What the models hold by themselves: memory that a search adds nothing to.
+STATES = "states"
+STATES_MEANING = (
+    "the decoders alone, step by step to the same length: encoder outputs and incremental states, "
+    "no vocabulary"
+)
 
 
 @dataclass
@@ -67,9 +78,39 @@ class Decoding:
         """Return every side by name; a call returns the hypotheses of the batch."""
         return {
             "plain": lambda: self._search(SequenceGenerator),
-            "measures": lambda: self._search(UncertaintySequenceGenerator),
+            "measures": lambda: self._search(
+                partial(UncertaintySequenceGenerator, options=self._options())
+            ),
             "second_pass": self._second_pass,
         }
+
+    def _options(self) -> UncertaintyOptions:
+        if len(self.models) > 1:
+            return UncertaintyOptions(("all",))
+        closed = available_measures("dirichlet", samples=False)
+        return UncertaintyOptions(tuple(n for n in closed if not n.startswith("official_")))
+
+    @torch.no_grad()
+    def states(self) -> None:
+        """Do the decoders' steps of a search, and nothing of the search itself."""
+        model = EnsembleModel(self.models).eval()
+        source = self.batch.net_input
+        order = torch.arange(len(source["src_tokens"])).repeat_interleave(self.beam)
+        outputs = model.reorder_encoder_out(model.forward_encoder(source), order)
+        states: list[dict[str, Any]] = [{} for _ in self.models]
+        tokens = torch.full((len(order), self.length), self.dictionary.eos())
+        for step in range(self.length):
+            if step:
+                rows = torch.arange(len(order))
+                model.reorder_incremental_state(states, rows)
+                outputs = model.reorder_encoder_out(outputs, rows)
+            for m, one in enumerate(self.models):
+                one.decoder(
+                    tokens[:, : step + 1],
+                    encoder_out=outputs[m],
+                    incremental_state=states[m],
+                    features_only=True,
+                )
 
     def _search(self, generator: Any) -> Any:
         search = generator(

@@ -9,11 +9,21 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from fairseq.models.transformer import TransformerDecoderBase
+from fairseq.models import BaseFairseqModel, FairseqDecoder
+from fairseq.models.transformer import TransformerDecoderBase, TransformerModelBase
 from torch import Tensor, nn
 
 from seqdistill.errors import InputError
 from seqdistill.uncertainty.densities import pool_features
+
+# The methods of models and decoders that take the log-softmax of logits and do nothing else.
+_PLAIN = (
+    BaseFairseqModel.get_normalized_probs,
+    BaseFairseqModel.get_normalized_probs_scriptable,
+    TransformerModelBase.get_normalized_probs,
+    FairseqDecoder.get_normalized_probs,
+    FairseqDecoder.get_normalized_probs_scriptable,
+)
 
 
 @dataclass(frozen=True)
@@ -46,6 +56,25 @@ def gives_features(model: Any) -> bool:
         and getattr(decoder, "adaptive_softmax", None) is None
         and type(decoder).output_layer is TransformerDecoderBase.output_layer
     )
+
+
+def step_projection(model: Any) -> nn.Linear | None:
+    """Return the projection of a decoder whose steps can stop at the features, else None.
+
+    Its log-probabilities must be the log-softmax of what the projection gives.
+    """
+    if not gives_features(model):
+        return None
+    decoder = model.decoder
+    given: nn.Linear = decoder.output_projection
+    is_plain = (
+        "features_only" in inspect.signature(decoder.forward).parameters
+        and type(model).get_normalized_probs in _PLAIN
+        and type(model).get_normalized_probs_scriptable in _PLAIN
+        and type(decoder).get_normalized_probs in _PLAIN
+        and type(decoder).get_normalized_probs_scriptable in _PLAIN
+    )
+    return given if is_plain else None
 
 
 def token_features(model: Any, net_input: dict[str, Any], token_mask: Tensor) -> TokenFeatures:

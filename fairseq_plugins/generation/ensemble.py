@@ -7,12 +7,13 @@ import torch
 from fairseq.sequence_generator import EnsembleModel, EnsembleModelWithAlignment
 from torch import Tensor
 
-from fairseq_plugins.features import pooled_encoder_output
+from fairseq_plugins.features import pooled_encoder_output, step_projection
 from fairseq_plugins.generation.distances import FeatureSums
 from fairseq_plugins.generation.history import BeamHistory
 from seqdistill.errors import InputError
 from seqdistill.uncertainty.densities import ModelDensity
 from seqdistill.uncertainty.estimators import Estimator, UncertaintyOptions, estimator_for
+from seqdistill.uncertainty.outputs import KeptRows, MemberRows, ProjectedRows
 
 
 def estimator_of(models: Any, options: UncertaintyOptions | None = None) -> Estimator:
@@ -42,9 +43,9 @@ def member_output(model: Any, net_output: Any, estimator: Estimator) -> Tensor:
 class UncertaintyEnsembleModel(EnsembleModel):
     """fairseq's wrapper of one or several models, with a history of their measures.
 
-    A step of the search sees the members' log-probabilities once, in :meth:`forward_decoder`; there
-    they are read together, and no (M, rows, V) tensor is made of them. Between steps
-    :meth:`reorder_incremental_state` tells which beams went on, and the history follows.
+    A step of the search sees the members' outputs once, in :meth:`forward_decoder`; there they are
+    read one after another, and of most models only features are kept: no memory of (M, rows, V).
+    Between steps :meth:`reorder_incremental_state` tells which beams went on; the history follows.
 
     Args:
         models: fairseq models.
@@ -63,13 +64,18 @@ class UncertaintyEnsembleModel(EnsembleModel):
         self.densities = densities
         self.history: BeamHistory
         self.encoded: list[Tensor] = []  # M × (sentences, D) pooled, where there are densities
+        self._projections: list[torch.nn.Linear | None]
 
     def forward_encoder(self, net_input: dict[str, Tensor]) -> Any:
         """Encode a batch; a new search begins."""
         # Looked up again for each batch: in training, fairseq builds the generator for validation
         # before the task has told the model what its head is.
+        estimator = estimator_of(self.models, self.options)
         sums = None if self.densities is None else FeatureSums()
-        self.history = BeamHistory(estimator_of(self.models, self.options), sums)
+        self.history = BeamHistory(estimator, sums)
+        self._projections = [
+            None if estimator.needs_logits else step_projection(model) for model in self.models
+        ]
         encoder_outs = super().forward_encoder(net_input)
         if self.densities is not None:
             self.encoded = [pooled_encoder_output(out) for out in encoder_outs]
@@ -95,18 +101,29 @@ class UncertaintyEnsembleModel(EnsembleModel):
         """
         history = self.history
         history.choose(tokens[:, -1])
-        outputs: list[Tensor] = []
+        outputs: list[MemberRows] = []
         features: list[Tensor] = []
         attentions: list[Tensor] = []
 
         for m, model in enumerate(self.models):
             encoder_out = encoder_outs[m] if self.has_encoder() else None
-            net_output = self._step(model, tokens, encoder_out, incremental_states[m], features)
-            # All are kept until the step's tokens are known, so all may as well be read together.
+            projection = self._projections[m]
+            features_only = projection is not None or self.densities is not None
+            net_output = self._step(
+                model, tokens, encoder_out, incremental_states[m], features_only
+            )
+            newest = net_output[0][:, -1:, :]
+            if self.densities is not None:
+                features.append(newest[:, -1, :])
+            if features_only and projection is None:
+                newest = model.decoder.output_layer(newest)
+            # What is kept until the step's tokens are known: features, where the model has them.
             outputs.append(
-                member_output(
-                    model, (net_output[0][:, -1:, :], *net_output[1:]), history.estimator
-                )[:, -1, :]
+                KeptRows(
+                    member_output(model, (newest, *net_output[1:]), history.estimator)[:, -1, :]
+                )
+                if projection is None
+                else ProjectedRows(newest[:, -1, :], projection.weight, projection.bias)
             )
             attention = _attention(net_output)
             if attention is not None:
@@ -129,28 +146,17 @@ class UncertaintyEnsembleModel(EnsembleModel):
         tokens: Tensor,
         encoder_out: Any,
         incremental_state: Any,
-        features: list[Tensor],
+        features_only: bool,
     ) -> Any:
-        """Return a member's decoder output (logits first) for the tokens so far.
-
-        Where there are densities, append the newest position's features (rows, D).
-        """
-        if self.densities is not None:
-            hidden, extra = model.decoder.forward(
-                tokens,
-                encoder_out=encoder_out,
-                incremental_state=incremental_state,
-                features_only=True,
-            )
-            features.append(hidden[:, -1, :])
-            return model.decoder.output_layer(hidden), extra
+        """Return a member's decoder output (logits or features first) for the tokens so far."""
+        if not hasattr(model, "decoder"):
+            return model.forward(tokens)
+        given = {"encoder_out": encoder_out}
         if self.has_incremental_states():
-            return model.decoder.forward(
-                tokens, encoder_out=encoder_out, incremental_state=incremental_state
-            )
-        if hasattr(model, "decoder"):
-            return model.decoder.forward(tokens, encoder_out=encoder_out)
-        return model.forward(tokens)
+            given["incremental_state"] = incremental_state
+        if features_only:
+            given["features_only"] = True
+        return model.decoder.forward(tokens, **given)
 
 
 class AlignedUncertaintyEnsembleModel(UncertaintyEnsembleModel, EnsembleModelWithAlignment):

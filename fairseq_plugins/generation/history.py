@@ -7,6 +7,7 @@ from torch import Tensor
 
 from fairseq_plugins.generation.distances import FeatureSums
 from seqdistill.uncertainty.estimators import Estimator, TokenReading
+from seqdistill.uncertainty.outputs import MemberRows
 
 
 class BeamHistory:
@@ -27,7 +28,7 @@ class BeamHistory:
         self.feature_sums = feature_sums
         self.measures: Tensor | None = None  # (names, rows, steps)
         self.terms: Tensor | None = None  # (K, rows, steps - 1): the newest step has no token yet
-        self.outputs: Sequence[Tensor] = ()  # of the newest step, M × (R, V)
+        self.outputs: Sequence[MemberRows] = ()  # of the newest step, M
         self.rows: Tensor | None = None  # (rows,) the row of ``outputs`` that each row came from
         #: (K, rows) sums of the terms so far, ln P_m(y_<l); only where the estimator wants them.
         self.prefix: Tensor | None = None
@@ -48,7 +49,10 @@ class BeamHistory:
             self.prefix = newest if self.prefix is None else self.prefix + newest
 
     def append(
-        self, reading: TokenReading, outputs: Sequence[Tensor], features: Sequence[Tensor] = ()
+        self,
+        reading: TokenReading,
+        outputs: Sequence[MemberRows],
+        features: Sequence[Tensor] = (),
     ) -> None:
         """Add a step: its measures, and the members' outputs in which to look up its tokens.
 

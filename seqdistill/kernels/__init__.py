@@ -5,7 +5,6 @@ from seqdistill.kernels.plain import plain_distillation_loss
 from seqdistill.kernels.select import BACKENDS, backend_status
 from seqdistill.kernels.settings import DistillationLoss
 from seqdistill.kernels.sources import MemberLogits, MemberProjections
-from seqdistill.kernels.statistics import joint_ensemble_statistics
 from seqdistill.kernels.walk import TokenRows
 
 __all__ = [
@@ -18,6 +17,5 @@ __all__ = [
     "TokenRows",
     "backend_status",
     "fused_distillation_loss",
-    "joint_ensemble_statistics",
     "plain_distillation_loss",
 ]

@@ -107,15 +107,17 @@ class DirichletReading:
     Attributes:
         log_probs: (n, V) of the predictive distribution, free to be changed.
         measures: each (n).
-        row: terms of α₀, one number a row: what a chosen token is compared with later.
+        log_total: (n) ln Σ e^z, float64: what a chosen token is compared with later.
     """
 
     log_probs: Tensor
     measures: UncertaintyMeasures
-    row: DirichletTerms
+    log_total: Tensor
 
 
-def dirichlet_reading(logits: Tensor, offset: float, predictive: str) -> DirichletReading:
+def dirichlet_reading(
+    logits: Tensor, offset: float, predictive: str, *, is_free: bool = False
+) -> DirichletReading:
     """Return the predictive distribution of rows and their measures, together.
 
     The same as :func:`predictive_log_probs` and :func:`dirichlet_uncertainty`, which share the
@@ -125,6 +127,7 @@ def dirichlet_reading(logits: Tensor, offset: float, predictive: str) -> Dirichl
         logits: (n, V) student logits z, any floating dtype.
         offset: o in α = e^z + o, 1 or 0.
         predictive: ``base`` (softmax(z)) or ``mean`` (α/α₀).
+        is_free: the logits' memory may be used for the log-probabilities.
 
     Raises:
         InputError: an unknown offset or predictive.
@@ -134,12 +137,11 @@ def dirichlet_reading(logits: Tensor, offset: float, predictive: str) -> Dirichl
             f"expected a predictive among {', '.join(PREDICTIVES)} and an offset of 1 or 0, got "
             f"{predictive!r} and {offset}"
         )
-    V = logits.shape[-1]
-    rows = dirichlet_rows(logits, offset, predictive)
+    rows = dirichlet_rows(logits, offset, predictive, is_free=is_free)
     if rows is None or rows.log_probs is None:
         return _plain_reading(logits, offset, predictive)
-    row = DirichletTerms.of_rows(V, offset, rows.largest.unsqueeze(1), rows.log_gap.unsqueeze(1))
-    return DirichletReading(rows.log_probs, _of_rows(rows, logits.shape[:-1]), row)
+    log_total = rows.largest.double() + rows.log_gap
+    return DirichletReading(rows.log_probs, _of_rows(rows, logits.shape[:-1]), log_total)
 
 
 def _plain_reading(logits: Tensor, offset: float, predictive: str) -> DirichletReading:
@@ -157,7 +159,7 @@ def _plain_reading(logits: Tensor, offset: float, predictive: str) -> DirichletR
     return DirichletReading(
         predictive_log_probs(wide, offset, predictive),
         UncertaintyMeasures(**measures),
-        DirichletTerms.of_rows(wide.shape[-1], offset, largest, log_gap),
+        (largest.double() + log_gap).squeeze(-1),
     )
 
 

@@ -3,17 +3,30 @@
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import repeat
 
+import torch
 from torch import Tensor
 
+from seqdistill.errors import InputError
 from seqdistill.hypotheses import ModelInfo
-from seqdistill.kernels import joint_ensemble_statistics
+from seqdistill.kernels.mixture import MemberMixture
 from seqdistill.teachers import StatisticsAccumulator
 from seqdistill.uncertainty.measures import resolve_measures
-from seqdistill.uncertainty.mixtures import LogMixture, ep_token_log_probs, ep_token_measures
+from seqdistill.uncertainty.mixtures import (
+    LogMixture,
+    ep_measures,
+    ep_token_log_probs,
+    ep_token_measures,
+)
 from seqdistill.uncertainty.options import (
     UncertaintyOptions,
     needed_token_measures,
     sequence_values,
+)
+from seqdistill.uncertainty.outputs import (
+    MemberRows,
+    log_probs_of,
+    rows_of,
+    token_log_probs,
 )
 from seqdistill.uncertainty.reading import TokenReading, tempered
 from seqdistill.uncertainty.sequence import (
@@ -32,6 +45,9 @@ _OF_STATISTICS = (
 _OF_CHOSEN = ("negative_log_probability",)
 _EP_AT_ONE = ("ep", 1.0)
 
+#: Below it, float32 sums of probabilities may have lost some members' shares.
+_LEAST_OF_SUMS = 1e-30
+
 
 class EnsembleEstimator:
     """Several ordinary models, combined as a product of expectations or the other way round.
@@ -42,6 +58,7 @@ class EnsembleEstimator:
     """
 
     wants_logits = False
+    needs_logits = False
 
     def __init__(self, members: int, options: UncertaintyOptions | None = None) -> None:
         options = options or UncertaintyOptions()
@@ -58,13 +75,15 @@ class EnsembleEstimator:
 
     def read(
         self,
-        outputs: Iterable[Tensor],
+        outputs: Iterable[Tensor | MemberRows],
         temperature: float = 1.0,
         prefixes: Iterable[Tensor] | None = None,
     ) -> TokenReading:
         """See :meth:`Estimator.read`."""
-        if isinstance(outputs, Sequence) and not self.needs_prefix and temperature == 1.0:
-            return self._read_together(outputs)
+        weights = repeat(None) if prefixes is None or not self.needs_prefix else prefixes
+        if isinstance(outputs, Sequence) and temperature == 1.0:
+            rows = [rows_of(output) for output in outputs]
+            return self._read_rows(rows, [w for _, w in zip(rows, weights, strict=False)])
         accumulator = StatisticsAccumulator()
         searched = self._combination, temperature
         at_one = self._combination, 1.0
@@ -73,8 +92,7 @@ class EnsembleEstimator:
             mixtures.setdefault(at_one, LogMixture())
         if self._wants_ep:
             mixtures.setdefault(_EP_AT_ONE, LogMixture())
-        weights = repeat(None) if prefixes is None or not self.needs_prefix else prefixes
-        for log_probs, prefix in zip(outputs, weights, strict=False):
+        for log_probs, prefix in zip(map(log_probs_of, outputs), weights, strict=False):
             accumulator.add(log_probs)
             for (combination, degree), mixture in mixtures.items():
                 mixture.add(tempered(log_probs, degree), prefix if combination == "ep" else None)
@@ -92,27 +110,55 @@ class EnsembleEstimator:
             found["negative_log_max_probability"] = -made[at_one].amax(dim=-1)
         return TokenReading(made[searched], {name: found[name] for name in self.token_measures})
 
-    def _read_together(self, outputs: Sequence[Tensor]) -> TokenReading:
-        """Read members that are at hand at the same time, by the row kernels."""
-        statistics = joint_ensemble_statistics(outputs)
-        found = {name: getattr(statistics, name) for name in _OF_STATISTICS}
-        log_probs = statistics.mean_probs.log()
-        # p̄ ends at 1e-38 and a forced prefix may go beyond: those rows once more, in logarithms.
-        lost = (statistics.mean_probs.amin(dim=-1) == 0).nonzero().squeeze(-1)
+    def _read_rows(
+        self, outputs: Sequence[MemberRows], prefixes: Sequence[Tensor | None]
+    ) -> TokenReading:
+        """Read members whose rows can be made once more, by the row kernels."""
+        is_ep = self._combination == "ep"
+        mixture = MemberMixture(is_weighted=self.needs_prefix)
+        for output, prefix in zip(outputs, prefixes, strict=True):
+            output.log_total = mixture.add_(output.whole(), prefix, is_free=output.is_free)
+        _require_numbers(outputs)
+        data = mixture.data_uncertainty
+        pe = mixture.read_("pe", wants_log=not is_ep)
+        mutual_information = (pe.entropy - data).clamp_min(0.0)
+        rmi = pe.reverse_mutual_information
+        found = {
+            "total_uncertainty": pe.entropy,
+            "data_uncertainty": data,
+            "mutual_information": mutual_information,
+            "epkl": mutual_information + rmi,
+            "reverse_mutual_information": rmi,
+        }
+        decoded = pe
+        if self.needs_prefix:
+            ep = mixture.read_("ep", wants_log=is_ep)
+            found |= ep_measures(ep.entropy, ep.reverse_mutual_information, data)
+            decoded = ep if is_ep else pe
+        found["entropy"] = decoded.entropy
+        found["negative_log_max_probability"] = -decoded.largest.log()
+        log_probs = decoded.log_probs
+        assert log_probs is not None  # as asked for
+        # Sums end at 1e-38, and a forced prefix may go beyond: those rows again, in logarithms.
+        lost = (decoded.least < _LEAST_OF_SUMS).nonzero().squeeze(-1)
         if len(lost):
-            log_probs[lost] = mixture_log_probs(
-                [output[lost].to(log_probs.dtype) for output in outputs]
-            )
-        if self._wants_decoded:
-            found["entropy"] = found["total_uncertainty"]
-            found["negative_log_max_probability"] = -log_probs.amax(dim=-1)
+            exact = LogMixture()
+            for output, prefix in zip(outputs, prefixes, strict=True):
+                here = torch.log_softmax(output.whole(lost), dim=-1)
+                weight = prefix if prefix is None or not is_ep else prefix[lost]
+                exact.add(here, weight if is_ep else None)
+            log_probs[lost] = exact.log_probs().to(log_probs.dtype)
         return TokenReading(log_probs, {name: found[name] for name in self.token_measures})
 
     def token_terms(
-        self, output: Tensor, tokens: Tensor, rows: Tensor, positions: Tensor | None = None
+        self,
+        output: Tensor | MemberRows,
+        tokens: Tensor,
+        rows: Tensor,
+        positions: Tensor | None = None,
     ) -> Tensor:
         """See :meth:`Estimator.token_terms`; ln p_m of each token, (1, N)."""
-        return output[rows, tokens].unsqueeze(0)
+        return token_log_probs(output, tokens, rows).unsqueeze(0)
 
     def token_log_probs(self, terms: Tensor) -> Tensor:
         """See :meth:`Estimator.token_log_probs`."""
@@ -140,3 +186,15 @@ class EnsembleEstimator:
         if "negative_log_probability" in self.measures:
             of_tokens["negative_log_probability"] = -self.token_log_probs(terms)
         return of_tokens
+
+
+def _require_numbers(outputs: Sequence[MemberRows]) -> None:
+    totals = [output.log_total for output in outputs if output.log_total is not None]
+    # One look for all members.
+    invalid = torch.stack(totals).isnan().sum(dim=-1)
+    if bool(invalid.any()):
+        m = int(invalid.nonzero()[0])
+        raise InputError(
+            f"NaN log-probabilities from member {m + 1} ({int(invalid[m])} tokens); check that "
+            "checkpoint, and its dtype (float16 overflows where bfloat16 and float32 do not)"
+        )

@@ -13,10 +13,7 @@ import torch
 from torch import Tensor
 
 from seqdistill.errors import InputError
-
-#: Stands for ln 0 where a member finds a prefix impossible: its weight is 0 beside any other, and
-#: if all of them do, they count alike instead of giving NaN.
-_LOG_OF_IMPOSSIBLE = -1e300
+from seqdistill.kernels.mixture import LOG_OF_IMPOSSIBLE, LogWeights
 
 
 class LogMixture:
@@ -34,8 +31,7 @@ class LogMixture:
     def __init__(self) -> None:
         self.count = 0
         self._log_sum: Tensor | None = None
-        self._largest: Tensor | None = None  # (...) the largest log-weight so far
-        self._weight: Tensor | None = None  # (...) Σ e^(log-weight − largest)
+        self._weights: LogWeights | None = None
 
     def add(self, log_probs: Tensor, log_weights: Tensor | None = None) -> None:
         """Add a member: (..., V) log-probabilities, and (...) ln w_m up to a common constant.
@@ -43,25 +39,15 @@ class LogMixture:
         Weights are given for all members or for none, which weighs them equally.
         """
         self.count += 1
-        if log_weights is not None:
-            log_weights = log_weights.double().clamp_min(_LOG_OF_IMPOSSIBLE)
-        if self._log_sum is None:
-            self._log_sum, self._largest = log_probs, log_weights
-            if log_weights is not None:
-                self._weight = torch.ones_like(log_weights)
-            return
         earlier = self._log_sum
         if log_weights is not None:
-            assert self._largest is not None  # given for all members or for none
-            assert self._weight is not None
-            # Relative to the largest weight: prefixes of −1000 nats leave no digits to float32.
-            largest = torch.maximum(self._largest, log_weights)
-            fade, share = self._largest - largest, log_weights - largest
-            self._weight = self._weight * fade.exp() + share.exp()
-            self._largest = largest
-            earlier = earlier + fade.to(earlier.dtype).unsqueeze(-1)
-            log_probs = log_probs + share.to(log_probs.dtype).unsqueeze(-1)
-        self._log_sum = torch.logaddexp(earlier, log_probs)
+            self._weights = self._weights or LogWeights()
+            fade, share = (
+                by.to(log_probs.dtype).unsqueeze(-1) for by in self._weights.add(log_weights)
+            )
+            log_probs = log_probs + share
+            earlier = None if earlier is None else earlier + fade
+        self._log_sum = log_probs if earlier is None else torch.logaddexp(earlier, log_probs)
 
     def log_probs(self) -> Tensor:
         """Return (..., V) the logarithm of the mixture, a new tensor.
@@ -71,9 +57,9 @@ class LogMixture:
         """
         if self._log_sum is None:
             raise InputError("expected the log-probabilities of at least one member, got none")
-        if self._weight is None:
+        if self._weights is None:
             return self._log_sum - math.log(self.count)
-        return self._log_sum - self._weight.log().to(self._log_sum.dtype).unsqueeze(-1)
+        return self._log_sum - self._weights.total.log().to(self._log_sum.dtype).unsqueeze(-1)
 
 
 def ep_token_log_probs(member_token_log_probs: Tensor) -> Tensor:
@@ -93,7 +79,7 @@ def ep_token_log_probs(member_token_log_probs: Tensor) -> Tensor:
         >>> ep_token_log_probs(members).exp()
         tensor([0.5000, 0.5000])
     """
-    sums = member_token_log_probs.double().cumsum(dim=-1).clamp_min(_LOG_OF_IMPOSSIBLE)
+    sums = member_token_log_probs.double().cumsum(dim=-1).clamp_min(LOG_OF_IMPOSSIBLE)
     log_probs = torch.logsumexp(sums, dim=0)
     before = torch.full_like(log_probs[..., :1], float(len(sums))).log()
     return torch.diff(log_probs, dim=-1, prepend=before).to(member_token_log_probs.dtype)
@@ -104,19 +90,13 @@ def ep_token_measures(
 ) -> dict[str, Tensor]:
     """Token measures of an ensemble combined as an expectation of products.
 
-    TU = H(p_EP), MI = TU − DU, RMI = Σ p_EP (ln p_EP − ℓ̄), EPKL = MI + RMI: those of PE with p_EP
-    in the place of p̄ (Malinin & Gales 2021, section 3, and the code released with it). DU and ℓ̄
-    stay equal-weight means over members, so RMI = mean_m KL(p_EP‖p_m) is still at least 0, but MI
-    and EPKL can fall below 0: where the prefix favours a member that is sure, H(p_EP) is less than
-    the average member's entropy. They are not clamped.
-
     Args:
         log_mixture: (..., V) ln p_EP.
         mean_log_probs: (..., V) ℓ̄ = mean_m ln p_m.
         data_uncertainty: (...) DU = mean_m H(p_m).
 
     Returns:
-        Four measures by name, each (...), nats.
+        Those of :func:`ep_measures`.
 
     Example:
         >>> import torch
@@ -131,7 +111,26 @@ def ep_token_measures(
     log_mixture = log_mixture.clamp_min(lowest)
     total = -(probs * log_mixture).sum(dim=-1)
     gap = (log_mixture - mean_log_probs.clamp_min(lowest)).mul_(probs)
-    rmi = gap.sum(dim=-1).clamp_min(0.0)
+    return ep_measures(total, gap.sum(dim=-1).clamp_min(0.0), data_uncertainty)
+
+
+def ep_measures(total: Tensor, rmi: Tensor, data_uncertainty: Tensor) -> dict[str, Tensor]:
+    """Token measures of an ensemble under EP, of what they are made of.
+
+    TU = H(p_EP), MI = TU − DU, RMI = Σ p_EP (ln p_EP − ℓ̄), EPKL = MI + RMI: those of PE with p_EP
+    in the place of p̄ (Malinin & Gales 2021, section 3, and the code released with it). DU and ℓ̄
+    stay equal-weight means over members, so RMI = mean_m KL(p_EP‖p_m) is still at least 0, but MI
+    and EPKL can fall below 0: where the prefix favours a member that is sure, H(p_EP) is less than
+    the average member's entropy. They are not clamped.
+
+    Args:
+        total: (...) H(p_EP).
+        rmi: (...) mean_m KL(p_EP‖p_m).
+        data_uncertainty: (...) DU = mean_m H(p_m).
+
+    Returns:
+        Four measures by name, each (...), nats.
+    """
     mutual_information = total - data_uncertainty
     return {
         "total_uncertainty_ep": total,

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from seqdistill.errors import InputError
 from seqdistill.hypotheses import ModelInfo
+from seqdistill.uncertainty.outputs import MemberRows, rows_of
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,7 @@ class Estimator(Protocol):
     Attributes:
         info: what is recorded beside each hypothesis.
         wants_logits: members' outputs are raw logits (True) or normalised log-probabilities.
+        needs_logits: all logits of a row are looked at again when its token is known.
         needs_prefix: ``read`` wants to know what the members said of the tokens so far.
         measures: names of the measures that were chosen.
         token_measures: names of the token measures, in the order of ``TokenReading.measures``.
@@ -37,20 +39,22 @@ class Estimator(Protocol):
 
     info: ModelInfo
     wants_logits: bool
+    needs_logits: bool
     needs_prefix: bool
     measures: tuple[str, ...]
     token_measures: tuple[str, ...]
 
     def read(
         self,
-        outputs: Iterable[Tensor],
+        outputs: Iterable[Tensor | MemberRows],
         temperature: float = 1.0,
         prefixes: Iterable[Tensor] | None = None,
     ) -> TokenReading:
-        """Read the members' outputs, M tensors (R, V), held one at a time.
+        """Read the members' outputs, M times (R, V), held one at a time.
 
         Args:
-            outputs: as ``wants_logits`` says.
+            outputs: tensors, as ``wants_logits`` says, or what keeps them; a sequence of them is
+                the fast way. Rows that are kept know their ``log_total`` afterwards.
             temperature: of the distribution that is decoded; the measures stay at 1.
             prefixes: where ``needs_prefix``: M tensors (R,), ln P_m(y_<l) of the rows' tokens so
                 far, at temperature 1; each is asked for after the member's output. None: no
@@ -62,7 +66,11 @@ class Estimator(Protocol):
         ...
 
     def token_terms(
-        self, output: Tensor, tokens: Tensor, rows: Tensor, positions: Tensor | None = None
+        self,
+        output: Tensor | MemberRows,
+        tokens: Tensor,
+        rows: Tensor,
+        positions: Tensor | None = None,
     ) -> Tensor:
         """Look up tokens (N,) at the rows (N,) of one member's output (R, V); returns (k, N).
 
@@ -117,12 +125,12 @@ def row_chunks(rows: Tensor, on_gpu: int = 1 << 26) -> tuple[Tensor, ...]:
     return torch.split(rows, max(1, elements // rows.shape[-1]))
 
 
-def only_output(outputs: Iterable[Tensor]) -> Tensor:
+def only_output(outputs: Iterable[Tensor | MemberRows]) -> MemberRows:
     """Return the one output that there must be."""
-    tensors = list(outputs)
-    if len(tensors) != 1:
-        raise InputError(f"expected the output of one model, got {len(tensors)}")
-    return tensors[0]
+    given = list(outputs)
+    if len(given) != 1:
+        raise InputError(f"expected the output of one model, got {len(given)}")
+    return rows_of(given[0])
 
 
 def require_valid(valid: Tensor, what: str, member: int = 1) -> None:

@@ -20,6 +20,7 @@ from torch import Tensor
 from seqdistill.errors import InputError
 from seqdistill.numerics import DirichletTerms, ExpGamma
 from seqdistill.uncertainty.mixtures import LogMixture
+from seqdistill.uncertainty.outputs import KeptRows, MemberRows
 
 
 def mean_over_positions(values: Tensor, token_mask: Tensor | None = None) -> Tensor:
@@ -162,11 +163,7 @@ class DirichletTokenTerms:
 
 
 def dirichlet_token_terms(
-    logits: Tensor,
-    tokens: Tensor,
-    offset: float,
-    rows: Tensor | None = None,
-    whole: DirichletTerms | None = None,
+    logits: Tensor, tokens: Tensor, offset: float, rows: Tensor | None = None
 ) -> DirichletTokenTerms:
     """Look up tokens in a Dirichlet student's logits, α = e^z + offset.
 
@@ -175,24 +172,40 @@ def dirichlet_token_terms(
         tokens: (N,) the tokens looked up.
         offset: 1 or 0.
         rows: (N,) the row of ``logits`` that each token belongs to; None: N = R, one each.
-        whole: the terms of all R rows, where they are known already; else they take a pass.
 
     Returns:
         :class:`DirichletTokenTerms` of shape (N,).
     """
-    if logits.dtype not in (torch.float32, torch.float64):
-        logits = logits.float()
     if rows is None:
         rows = torch.arange(logits.shape[0], device=logits.device)
-    if whole is None:
-        whole = DirichletTerms(logits, offset)
-    row = ExpGamma(whole.row_z.squeeze(-1)[rows])
-    log_partition = whole.log_sum.squeeze(-1)[rows]
-    chosen = ExpGamma(logits[rows, tokens])
-    gap = _log_minus_digamma(chosen, offset) - _log_minus_digamma(row, offset)
+    return dirichlet_terms_at(KeptRows(logits), tokens, rows, offset)
+
+
+def dirichlet_terms_at(
+    output: MemberRows, tokens: Tensor, rows: Tensor, offset: float
+) -> DirichletTokenTerms:
+    """Look up tokens in rows that are kept; where they were not read yet, that takes a pass."""
+    if output.log_total is None:
+        output.log_total = DirichletTerms(output.whole(), offset).log_sum.squeeze(-1)
+    return terms_of_chosen(output.at(tokens, rows), output.log_total[rows], output.V, offset)
+
+
+def terms_of_chosen(chosen: Tensor, log_sum: Tensor, V: int, offset: float) -> DirichletTokenTerms:
+    """Return the same, where the chosen tokens' logits and ln Σ e^z of their rows are known.
+
+    Args:
+        chosen: (N,) logits of the tokens.
+        log_sum: (N,) ln Σ e^z over the vocabulary; float64 keeps what float32 has.
+        V: vocabulary size.
+        offset: 1 or 0.
+    """
+    largest = log_sum.to(chosen.dtype)
+    whole = DirichletTerms.of_rows(V, offset, largest, log_sum.double() - largest.double())
+    row, of_token = ExpGamma(whole.row_z), ExpGamma(chosen)
+    gap = _log_minus_digamma(of_token, offset) - _log_minus_digamma(row, offset)
     return DirichletTokenTerms(
-        log_probs_mean=_log_concentration(chosen, offset) - _log_concentration(row, offset),
-        log_probs_base=chosen.z - log_partition,
+        log_probs_mean=_log_concentration(of_token, offset) - _log_concentration(row, offset),
+        log_probs_base=of_token.z - whole.log_sum,
         reverse_mutual_information=gap,
     )
 

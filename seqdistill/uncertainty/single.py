@@ -1,6 +1,5 @@
 """The estimators of one model: a Dirichlet student, or an ordinary model."""
 
-import math
 from collections.abc import Iterable, Mapping
 
 import torch
@@ -8,7 +7,7 @@ from torch import Tensor
 
 from seqdistill.errors import InputError
 from seqdistill.hypotheses import ModelInfo
-from seqdistill.numerics import DirichletTerms
+from seqdistill.kernels.mixture import MemberMixture
 from seqdistill.student import predictive_log_probs
 from seqdistill.uncertainty.dirichlet import dirichlet_reading
 from seqdistill.uncertainty.measures import resolve_measures
@@ -18,6 +17,7 @@ from seqdistill.uncertainty.options import (
     needed_token_measures,
     sequence_values,
 )
+from seqdistill.uncertainty.outputs import MemberRows, rows_of, token_log_probs
 from seqdistill.uncertainty.reading import (
     TokenReading,
     entropy,
@@ -29,7 +29,7 @@ from seqdistill.uncertainty.reading import (
 from seqdistill.uncertainty.sampling import sampled_log_probs
 from seqdistill.uncertainty.sequence import (
     DirichletTokenTerms,
-    dirichlet_token_terms,
+    dirichlet_terms_at,
     joint_dirichlet_measures,
     joint_ensemble_measures,
     mean_over_positions,
@@ -82,60 +82,64 @@ class DirichletEstimator:
         needed = needed_token_measures(self.measures)
         self.token_measures = tuple(name for name in needed if name not in _OF_CHOSEN)
         self._is_ep_wanted = any(name.endswith("_ep") for name in self.measures)
-        # The logits read last, and the terms of their rows: their tokens are looked up next.
-        self._newest: tuple[Tensor, DirichletTerms] | None = None
+        self.needs_logits = self._is_ep_wanted
 
     def read(
         self,
-        outputs: Iterable[Tensor],
+        outputs: Iterable[Tensor | MemberRows],
         temperature: float = 1.0,
         prefixes: Iterable[Tensor] | None = None,
     ) -> TokenReading:
         """See :meth:`Estimator.read`."""
-        logits = only_output(outputs)
+        rows = only_output(outputs)
+        logits = rows.whole()
         # A sum over the vocabulary is finite where its terms are, and costs a tenth of the look.
         require_valid(torch.isfinite(logits.sum(dim=-1)), "logits")
-        at_one, found = self._of_rows(logits)
+        at_one, found = self._of_rows(rows, logits)
         if "entropy" in self.token_measures:
-            found["entropy"] = entropy(at_one)
+            is_mean = self.predictive == "mean"
+            known = found.get("total_uncertainty" if is_mean else "total_uncertainty_base")
+            found["entropy"] = entropy(at_one) if known is None else known
         if "negative_log_max_probability" in self.token_measures:
             found["negative_log_max_probability"] = -at_one.amax(dim=-1)
         return TokenReading(
             tempered(at_one, temperature), {name: found[name] for name in self.token_measures}
         )
 
-    def _of_rows(self, logits: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def _of_rows(self, rows: MemberRows, logits: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Return (R, V) what is decoded at temperature 1, and token measures."""
         found: dict[str, Tensor] = {}
-        chosen = set(self.token_measures)
-        if chosen & set(_OF_DIRICHLET):
-            reading = dirichlet_reading(logits, self.offset, self.predictive)
-            for name in _OF_DIRICHLET:
-                found[name] = getattr(reading.measures, name)
-            log_probs = reading.log_probs
-            self._newest = logits, reading.row
-        else:
-            log_probs = predictive_log_probs(logits, self.offset, self.predictive)
-        if any(name.startswith("official_") for name in chosen):
-            official = [official_token_measures(rows, self.offset) for rows in row_chunks(logits)]
+        if any(name.startswith("official_") for name in self.token_measures):
+            official = [official_token_measures(part, self.offset) for part in row_chunks(logits)]
             for name in official[0]:
                 found[name] = torch.cat([part[name] for part in official])
-        return log_probs, found
+        if not set(self.token_measures) & set(_OF_DIRICHLET):
+            rows.log_total = torch.logsumexp(logits, dim=-1).double()
+            return predictive_log_probs(logits, self.offset, self.predictive), found
+        # Last of all: what is decoded may take the logits' place.
+        reading = dirichlet_reading(logits, self.offset, self.predictive, is_free=rows.is_free)
+        for name in _OF_DIRICHLET:
+            found[name] = getattr(reading.measures, name)
+        rows.log_total = reading.log_total
+        return reading.log_probs, found
 
     def token_terms(
-        self, output: Tensor, tokens: Tensor, rows: Tensor, positions: Tensor | None = None
+        self,
+        output: Tensor | MemberRows,
+        tokens: Tensor,
+        rows: Tensor,
+        positions: Tensor | None = None,
     ) -> Tensor:
         """See :meth:`Estimator.token_terms`; (3 + samples, N).
 
         :class:`DirichletTokenTerms` stacked, then what the drawn members say.
         """
-        newest, row_terms = self._newest or (None, None)
-        whole = row_terms if output is newest else None
-        terms = dirichlet_token_terms(output, tokens, self.offset, rows, whole).stack()
+        given = rows_of(output)
+        terms = dirichlet_terms_at(given, tokens, rows, self.offset).stack()
         if not self._is_ep_wanted:
             return terms
         drawn = sampled_log_probs(
-            output,
+            given.whole(),
             tokens,
             torch.zeros_like(tokens) if positions is None else positions,
             self.offset,
@@ -182,6 +186,7 @@ class SoftmaxEstimator:
     """
 
     wants_logits = False
+    needs_logits = False
     needs_prefix = False
 
     def __init__(self, options: UncertaintyOptions | None = None) -> None:
@@ -193,27 +198,30 @@ class SoftmaxEstimator:
 
     def read(
         self,
-        outputs: Iterable[Tensor],
+        outputs: Iterable[Tensor | MemberRows],
         temperature: float = 1.0,
         prefixes: Iterable[Tensor] | None = None,
     ) -> TokenReading:
         """See :meth:`Estimator.read`."""
-        log_probs = only_output(outputs)
-        require_valid(log_probs.sum(dim=-1) < math.inf, "log-probabilities")  # −∞: probability 0
-        # The caller may keep the output, and what is decoded may be changed: never the same memory.
-        decoded = log_probs.clone() if temperature == 1.0 else tempered(log_probs, temperature)
-        found: dict[str, Tensor] = {}
-        if {"total_uncertainty", "entropy"} & set(self.token_measures):
-            found["total_uncertainty"] = found["entropy"] = entropy(log_probs)
+        rows = only_output(outputs)
+        member = MemberMixture()
+        rows.log_total = member.add_(rows.whole(), is_free=rows.is_free)
+        require_valid(~rows.log_total.isnan(), "log-probabilities")  # −∞: probability 0
+        found = {"total_uncertainty": member.data_uncertainty, "entropy": member.data_uncertainty}
         if "negative_log_max_probability" in self.token_measures:
-            found["negative_log_max_probability"] = -log_probs.amax(dim=-1)
+            found["negative_log_max_probability"] = -member.log_probs.amax(dim=-1)
+        decoded = tempered(member.log_probs, temperature)
         return TokenReading(decoded, {name: found[name] for name in self.token_measures})
 
     def token_terms(
-        self, output: Tensor, tokens: Tensor, rows: Tensor, positions: Tensor | None = None
+        self,
+        output: Tensor | MemberRows,
+        tokens: Tensor,
+        rows: Tensor,
+        positions: Tensor | None = None,
     ) -> Tensor:
         """See :meth:`Estimator.token_terms`; ln p of each token, (1, N)."""
-        return output[rows, tokens].unsqueeze(0)
+        return token_log_probs(output, tokens, rows).unsqueeze(0)
 
     def token_log_probs(self, terms: Tensor) -> Tensor:
         """See :meth:`Estimator.token_log_probs`."""

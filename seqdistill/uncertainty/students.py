@@ -24,9 +24,10 @@ from seqdistill.uncertainty.options import (
     needed_token_measures,
     sequence_values,
 )
+from seqdistill.uncertainty.outputs import MemberRows, rows_of
 from seqdistill.uncertainty.reading import TokenReading, entropy, require_valid, tempered
 from seqdistill.uncertainty.sequence import (
-    dirichlet_token_terms,
+    dirichlet_terms_at,
     mean_over_positions,
     mixture_log_probs,
 )
@@ -49,6 +50,7 @@ class DirichletMixtureEstimator:
     """
 
     wants_logits = True
+    needs_logits = False
     needs_prefix = False
 
     def __init__(
@@ -80,7 +82,7 @@ class DirichletMixtureEstimator:
 
     def read(
         self,
-        outputs: Iterable[Tensor],
+        outputs: Iterable[Tensor | MemberRows],
         temperature: float = 1.0,
         prefixes: Iterable[Tensor] | None = None,
     ) -> TokenReading:
@@ -89,9 +91,11 @@ class DirichletMixtureEstimator:
         expected_log: Tensor | None = None
         data: list[Tensor] = []
         inverse_precision: list[Tensor] = []
-        for m, logits in enumerate(outputs, start=1):
+        for m, rows in enumerate(map(rows_of, outputs), start=1):
+            logits = rows.whole()
             require_valid(torch.isfinite(logits.sum(dim=-1)), "logits", m)
             terms = DirichletTerms(logits, self.offset)
+            rows.log_total = terms.log_sum.squeeze(-1)
             of_student = dirichlet_uncertainty(logits, self.offset)
             data.append(of_student.data_uncertainty)
             inverse_precision.append(of_student.inverse_precision)
@@ -125,10 +129,14 @@ class DirichletMixtureEstimator:
         )
 
     def token_terms(
-        self, output: Tensor, tokens: Tensor, rows: Tensor, positions: Tensor | None = None
+        self,
+        output: Tensor | MemberRows,
+        tokens: Tensor,
+        rows: Tensor,
+        positions: Tensor | None = None,
     ) -> Tensor:
         """See :meth:`Estimator.token_terms`; ``DirichletTokenTerms`` stacked, (3, N)."""
-        return dirichlet_token_terms(output, tokens, self.offset, rows).stack()
+        return dirichlet_terms_at(rows_of(output), tokens, rows, self.offset).stack()
 
     def token_log_probs(self, terms: Tensor) -> Tensor:
         """See :meth:`Estimator.token_log_probs`."""

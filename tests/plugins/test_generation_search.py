@@ -15,6 +15,7 @@ from fairseq_plugins.generation import (
 )
 from seqdistill.errors import InputError
 from seqdistill.student import StudentHead
+from seqdistill.uncertainty.outputs import KeptRows, ProjectedRows
 from tests.plugins.tiny_models import collate, tiny_batch, tiny_dictionary, tiny_model
 
 DICTIONARY = tiny_dictionary()
@@ -203,3 +204,35 @@ def test_heads_attached_after_the_generator_was_built_count() -> None:
     models[0].student_head = StudentHead("dirichlet", 1.0)
     (candidates,) = generator.generate(models, tiny_batch(DICTIONARY, [3]))
     assert candidates[0]["model"].kind == "dirichlet"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_between_steps_no_row_of_a_vocabulary_is_kept(kind: str) -> None:
+    models = models_of(kind)
+    generator = generator_of(models)
+    generator.generate(models, tiny_batch(DICTIONARY, LENGTHS))
+    kept = generator.model.history.outputs
+    assert len(kept) == len(models)
+    for rows, model in zip(kept, models, strict=True):
+        assert isinstance(rows, ProjectedRows)
+        assert rows.weight is model.decoder.output_projection.weight
+        assert rows.features.shape[1] < len(DICTIONARY)
+
+
+def test_models_whose_outputs_are_not_plain_projections_keep_them() -> None:
+    models = models_of("ensemble")
+    sample = tiny_batch(DICTIONARY, LENGTHS)
+    expected = generator_of(models).generate(models, sample)
+
+    class Shifted(type(models[0])):  # type: ignore[misc]
+        def get_normalized_probs(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+            return super().get_normalized_probs(*args, **kwargs)
+
+    for model in models:
+        model.__class__ = Shifted
+    generator = generator_of(models)
+    found = generator.generate(models, sample)
+    assert all(isinstance(rows, KeptRows) for rows in generator.model.history.outputs)
+    for got, wanted in zip(found, expected, strict=True):
+        for g, e in zip(got, wanted, strict=True):
+            assert_same_uncertainty(g, e)

@@ -35,7 +35,9 @@ def test_all_sides_find_the_same(M: int) -> None:
             assert torch.equal(ours["tokens"], theirs["tokens"])
             assert torch.equal(ours["tokens"], third["tokens"])
             torch.testing.assert_close(ours["score"], theirs["score"])
-            assert set(theirs["uncertainty"]) > {"total_uncertainty"}
+            # Of an ensemble also what EP needs, of a student nothing of the research code's.
+            assert ("epkl_ep" in theirs["uncertainty"]) == (M > 0)
+            assert "official_epkl" not in theirs["uncertainty"]
 
 
 def test_the_second_pass_measures_what_the_search_did() -> None:
@@ -80,6 +82,27 @@ def test_memory_of_a_side() -> None:
     # Two members' distributions of 2 × 3 hypotheses of 5 tokens, and a few tensors beside them.
     assert found["peak_bytes"] > 2 * 30 * 20_000 * 4
     assert found["held_bytes"] > 50e6
+
+
+def test_the_states_of_the_models_are_no_part_of_the_search() -> None:
+    settings = {**TINY, "V": 20_000, "M": 2}
+    states, ours = (
+        in_fresh_process("benchmarks.decoding_memory", {**settings, "side": side}, 1)
+        for side in ("states", "measures")
+    )
+    # The decoders' steps have nothing of the vocabulary's size.
+    assert states["peak_bytes"] < 20_000 * 4 * 6 < ours["peak_bytes"] + 2_000_000
+
+
+def test_memory_beside_models_and_states_is_what_must_not_grow() -> None:
+    peaks = {(2, "states"): 100, (2, "measures"): 150, (5, "states"): 250, (5, "measures"): 310}
+    memory = [
+        {"V": 9, "M": M, "side": side, "peak_bytes": peak, "held_bytes": 7}
+        for (M, side), peak in peaks.items()
+    ]
+    (aim,) = decoding.aims({"cells": [], "memory": memory})
+    assert aim["value"] == pytest.approx(60 / 50)
+    assert not aim["reached"]
 
 
 def test_bad_arguments(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,7 +12,11 @@ from torch import Tensor
 
 from seqdistill.kernels.backend import KINDS, RowLoss, RowTargets, StudentRows
 from seqdistill.kernels.cpp.build import CACHE_VARIABLE, BuildError, build
-from seqdistill.kernels.cpp.check import complaint, complaint_of_uncertainty
+from seqdistill.kernels.cpp.check import (
+    complaint,
+    complaint_of_mixtures,
+    complaint_of_uncertainty,
+)
 from seqdistill.kernels.cpp.library import (
     LEVEL_VARIABLE,
     EnsembleArguments,
@@ -212,7 +216,11 @@ def _load(level: str | None) -> Loaded:
         return Loaded(None, str(error))
     except OSError as error:
         return Loaded(None, f"{error}; {CACHE_VARIABLE} names another folder for the build")
-    wrong = complaint(CppRows(library)) or complaint_of_uncertainty(library)
+    wrong = (
+        complaint(CppRows(library))
+        or complaint_of_uncertainty(library)
+        or complaint_of_mixtures(library)
+    )
     if wrong is not None:
         return Loaded(None, f"the compiled library fails its check, {wrong}: {built.path}")
     parts = [

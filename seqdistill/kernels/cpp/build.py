@@ -27,8 +27,8 @@ CACHE_VARIABLE = "SEQDISTILL_KERNEL_CACHE"
 
 _FOLDER = Path(__file__).parent
 _SOURCES = (
-    "library.cpp", "rows.cpp", "rows.h", "losses.h", "members.h", "uncertainty.h", "softmax.h",
-    "dirichlet.h", "vector.h",
+    "library.cpp", "rows.cpp", "rows.h", "losses.h", "members.h", "mixture.h", "uncertainty.h",
+    "softmax.h", "dirichlet.h", "vector.h",
 )  # fmt: skip
 
 # No -ffast-math: it lets sums be taken in another order, and EPKL loses half its digits.

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from seqdistill.kernels.backend import RowBackend, RowLoss, RowTargets
 from seqdistill.kernels.cpp.library import Library
+from seqdistill.kernels.cpp.mixture import mix_member_, read_mixture_
 
 # Neither a multiple of any vector's length nor shorter than one.
 V = 19
@@ -82,6 +83,33 @@ def complaint_of_uncertainty(library: Library) -> str | None:
         found = tuple(library.uncertainty(row()[0], offset).measures[:, 0].tolist())
         if not _close(found, expected, 1e-5):
             return f"the uncertainty kernel gives {found} instead of {expected} at offset {offset}"
+    return None
+
+
+def complaint_of_mixtures(library: Library) -> str | None:
+    """Return what a library gets wrong of a mixture of members, or None."""
+    logits, mean_probs, mean_log_probs = row()
+    probs, log_probs, weighted_probs = torch.empty(3, 1, V)
+    sums = probs, log_probs, weighted_probs
+    one = torch.ones(1, dtype=torch.float64)
+    made = mix_member_(library, logits, *sums, 0 * one, 2 * one, True)
+    for _ in range(2):
+        made = mix_member_(library, logits, *sums, one / 4, one, False)
+    # The same member three times; with weights (2/4 + 1)/4 + 1.
+    member = (-made[1].item(), _weighted(probs) / 3, _weighted(log_probs) / 3)
+    weighted = _weighted(weighted_probs) / 1.375
+    if not _close((*member, weighted), (*MEMBER, MEMBER[1]), 1e-5):
+        return f"the mixing kernel gives {(*member, weighted)} instead of {MEMBER}"
+    total = float(logits.double().logsumexp(-1))
+    if not _close((made[0].item(),), (total,), 1e-5):
+        return f"the mixing kernel gives a normaliser of {made[0].item()} instead of {total}"
+    halves = mean_probs / 2
+    found = read_mixture_(library, halves, 3 * mean_log_probs, 2 * one, 3, True)
+    entropy, rmi, largest, least = found[:, 0].tolist()
+    read = (entropy, rmi, largest, least * 2**18, _weighted(halves))
+    expected = (*ENSEMBLE, 0.5, 1.0, _weighted(mean_probs.log()))
+    if not _close(read, expected, 1e-5):
+        return f"the kernel that reads a mixture gives {read} instead of {expected}"
     return None
 
 

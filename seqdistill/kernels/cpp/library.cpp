@@ -100,6 +100,16 @@ EXPORT int32_t seqdistill_uncertainty(int32_t level, int32_t threads, int64_t ro
   return for_rows(functions(level).uncertainty, *arguments, rows, threads);
 }
 
+EXPORT int32_t seqdistill_mix_member(int32_t level, int32_t threads, int64_t rows,
+                                     const MixArguments* arguments) {
+  return for_rows(functions(level).mix_member, *arguments, rows, threads);
+}
+
+EXPORT int32_t seqdistill_read_mixture(int32_t level, int32_t threads, int64_t rows,
+                                       const ReadMixtureArguments* arguments) {
+  return for_rows(functions(level).read_mixture, *arguments, rows, threads);
+}
+
 EXPORT void seqdistill_elementary(int32_t level, int32_t which, const float* x, float* y,
                                   int64_t count) {
   functions(level).elementary(which, x, y, count);

@@ -98,6 +98,45 @@ class UncertaintyArguments(ctypes.Structure):
     )
 
 
+class MixArguments(ctypes.Structure):
+    """``MixArguments`` of rows.h."""
+
+    _fields_ = (
+        ("logits", ctypes.c_void_p),
+        ("probs", ctypes.c_void_p),
+        ("log_probs", ctypes.c_void_p),
+        ("weighted", ctypes.c_void_p),
+        ("fade", ctypes.c_void_p),
+        ("share", ctypes.c_void_p),
+        ("log_total", ctypes.c_void_p),
+        ("entropy", ctypes.c_void_p),
+        ("logits_stride", ctypes.c_int64),
+        ("V", ctypes.c_int64),
+        ("is_first", ctypes.c_int32),
+    )
+
+
+class ReadMixtureArguments(ctypes.Structure):
+    """``ReadMixtureArguments`` of rows.h."""
+
+    _fields_ = (
+        ("sums", ctypes.c_void_p),
+        ("log_probs", ctypes.c_void_p),
+        ("factor", ctypes.c_void_p),
+        ("measures", ctypes.c_void_p),
+        ("members", ctypes.c_int64),
+        ("n", ctypes.c_int64),
+        ("V", ctypes.c_int64),
+        ("wants_log", ctypes.c_int32),
+    )
+
+
+#: The operations that a library has to have, beside ``elementary``.
+OPERATIONS = (
+    "add_members", "ensemble", "student", "uncertainty", "mix_member", "read_mixture",
+)  # fmt: skip
+
+
 @dataclass(frozen=True)
 class DirichletRows:
     """What :meth:`Library.uncertainty` says of n rows.
@@ -133,7 +172,7 @@ class Library:
             best: int = functions.seqdistill_level()
             self.has_openmp = bool(functions.seqdistill_has_openmp())
             self._functions = functions
-            for name in ("add_members", "ensemble", "student", "uncertainty", "elementary"):
+            for name in (*OPERATIONS, "elementary"):
                 getattr(functions, f"seqdistill_{name}")
         except (OSError, AttributeError) as error:
             raise BuildError(f"the compiled library cannot be loaded: {error}") from error
@@ -161,7 +200,12 @@ class Library:
             raise MemoryError(f"no memory for a row of the {operation} kernel")
 
     def uncertainty(
-        self, logits: Tensor, offset: float, predictive: str | None = None
+        self,
+        logits: Tensor,
+        offset: float,
+        predictive: str | None = None,
+        *,
+        is_free: bool = False,
     ) -> DirichletRows:
         """Return the measures of a Dirichlet student, in two passes over its logits.
 
@@ -169,6 +213,7 @@ class Library:
             logits: (n, V) on the CPU, float32, contiguous rows; z of α = e^z + offset.
             offset: 1 or 0.
             predictive: ``base`` or ``mean``, whose log-probabilities are wanted, too; None: none.
+            is_free: they may take the logits' place: fresh memory of that size costs a pass.
 
         Raises:
             TypeError: other logits; the kernel would read past their end.
@@ -184,11 +229,14 @@ class Library:
                 f"{logits.dtype} {tuple(logits.shape)} with strides {logits.stride()}"
             )
         n, V = logits.shape
+        log_probs = None
+        if predictive is not None:
+            log_probs = logits if is_free and logits.is_contiguous() else torch.empty(n, V)
         rows = DirichletRows(
             measures=torch.empty(len(MEASURES), n),
             largest=torch.empty(n),
             log_gap=torch.empty(n, dtype=torch.float64),
-            log_probs=None if predictive is None else torch.empty(n, V),
+            log_probs=log_probs,
         )
         arguments = UncertaintyArguments(
             logits=logits.data_ptr(),

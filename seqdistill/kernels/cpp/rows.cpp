@@ -4,6 +4,7 @@
 
 #include "losses.h"
 #include "members.h"
+#include "mixture.h"
 #include "uncertainty.h"
 
 #if LANES == 16
@@ -142,6 +143,7 @@ void elementary(int32_t which, const float* x, float* y, int64_t count) {
 }  // namespace
 
 const RowFunctions& ROW_FUNCTIONS() {
-  static const RowFunctions functions = {add_members_row, ensemble, student_row, uncertainty, elementary};
+  static const RowFunctions functions = {
+      add_members_row, ensemble, student_row, uncertainty, mix_member, read_mixture, elementary};
   return functions;
 }

@@ -52,12 +52,37 @@ struct UncertaintyArguments {
   int32_t offset, is_mean;
 };
 
+// Sums over members, of which this is one: Σ p, Σ ln p, and Σ w p where members have weights.
+struct MixArguments {
+  const float* logits;  // (n, V), rows logits_stride apart
+  float* probs;         // (n, V); may be the first member's logits
+  float* log_probs;     // (n, V)
+  float* weighted;      // (n, V) = fade · before + share · p, or null
+  const double* fade;   // (n)
+  const double* share;  // (n)
+  double* log_total;    // (n) ln Σ e^z
+  double* entropy;      // (n) of p
+  int64_t logits_stride, V;
+  int32_t is_first;
+};
+
+struct ReadMixtureArguments {
+  float* sums;             // (n, V) q = factor · sums
+  const float* log_probs;  // (n, V) Σ ln p
+  const double* factor;    // (n)
+  double* measures;        // (4, n): H(q), Σ q (ln q − mean ln p), max q, min q
+  int64_t members, n, V;
+  int32_t wants_log;  // ln q in the place of the sums
+};
+
 // Each operation is one row; memory is V floats of the thread.
 struct RowFunctions {
   void (*add_members)(const MemberArguments&, int64_t row, float* memory);
   void (*ensemble)(const EnsembleArguments&, int64_t row, float* memory);
   void (*student)(const StudentArguments&, int64_t row, float* memory);
   void (*uncertainty)(const UncertaintyArguments&, int64_t row, float* memory);
+  void (*mix_member)(const MixArguments&, int64_t row, float* memory);
+  void (*read_mixture)(const ReadMixtureArguments&, int64_t row, float* memory);
   // Elementary functions for tests: 0 exp (x ≤ 0), 1 exp, 2 log, 3 log1p on [0, 1].
   void (*elementary)(int32_t which, const float* x, float* y, int64_t count);
 };

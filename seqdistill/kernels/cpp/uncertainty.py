@@ -8,7 +8,7 @@ from seqdistill.kernels.cpp.library import DirichletRows
 
 
 def dirichlet_rows(
-    logits: Tensor, offset: float, predictive: str | None = None
+    logits: Tensor, offset: float, predictive: str | None = None, *, is_free: bool = False
 ) -> DirichletRows | None:
     """Return what there is to say of rows of logits, or None where plain PyTorch has to say it.
 
@@ -19,6 +19,7 @@ def dirichlet_rows(
         logits: (n, V) z of α = e^z + offset, any floating dtype.
         offset: 1 or 0.
         predictive: ``base`` or ``mean``, whose log-probabilities are wanted, too.
+        is_free: they may take the logits' place.
     """
     if (
         logits.device.type != "cpu"
@@ -31,4 +32,4 @@ def dirichlet_rows(
         return None
     logits = logits.detach().float()
     logits = logits if logits.stride(1) == 1 else logits.contiguous()
-    return library.uncertainty(logits, offset, predictive)
+    return library.uncertainty(logits, offset, predictive, is_free=is_free)
