@@ -10,6 +10,7 @@ with M in every search.
 """
 
 import dataclasses
+import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -142,7 +143,8 @@ def aims(record: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
             value = _whole(found) / _whole(plain)
             yield _aim(f"{_name(found)}, V={V:,}: peak memory", _STUDENT_MEMORY, value)
         elif M > 2:
-            value = _beside(peaks, V, M, side) / _beside(peaks, V, 2, side)
+            of_two, of_many = _beside(peaks, V, 2, side), _beside(peaks, V, M, side)
+            value = of_many / of_two if of_two else math.inf if of_many else 0.0
             what = f"{_name(found)}, V={V:,}: memory beside models and states, times that of M = 2"
             yield _aim(what, _FLAT, value)
 
@@ -227,8 +229,11 @@ def _ratio(cell: Mapping[str, Any], name: str) -> float:
 def _beside(
     peaks: Mapping[tuple[int, int, str], Mapping[str, Any]], V: int, M: int, side: str
 ) -> float:
-    """Return the bytes of a side's peak beside what the models hold while they decode."""
-    return float(peaks[V, M, side]["peak_bytes"] - peaks[V, M, STATES]["peak_bytes"])
+    """Return the bytes of a side's peak beside what the models hold while they decode.
+
+    Next to nothing is nothing: two processes never peak at the same byte.
+    """
+    return max(0.0, float(peaks[V, M, side]["peak_bytes"] - peaks[V, M, STATES]["peak_bytes"]))
 
 
 def _whole(found: Mapping[str, Any]) -> float:
