@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from fairseq_plugins.target_cache.corpus import CorpusPlace, data_print, has_cuda
+from fairseq_plugins.target_cache.corpus import CorpusPlace, data_print, fitting_tokens, has_cuda
 from fairseq_plugins.target_cache.decoding import (
     DATA,
     DECODING,
@@ -33,12 +33,6 @@ from seqdistill.targets.store.writer import clear, describe_environment, refuse_
 
 TARGETS = ("references", "ensemble", "both")
 DEFAULT_TOP_K = 128
-#: Entries of one (tokens, V) array of a batch, where no --max-tokens says otherwise. On the CPU
-#: arrays of 16 MB are the fastest (of 64 MB, a third of the time went into getting memory).
-_ENTRIES_ON_CPU = 1 << 22
-_ENTRIES_ON_GPU = 1 << 26
-#: And no more tokens than this: there is nothing left to gain.
-_MOST_TOKENS = 4096
 
 
 class Progress(Protocol):
@@ -126,8 +120,7 @@ class Caching:
         self.target_symbols = list(task.target_dictionary.symbols)
         self.settings = self._settings()
         self.input = data_print(dataset)
-        entries = _ENTRIES_ON_GPU if has_cuda(options.use_cpu) else _ENTRIES_ON_CPU
-        fitting = min(_MOST_TOKENS, max(1, entries // len(self.target_symbols)))
+        fitting = fitting_tokens(len(self.target_symbols), has_cuda(options.use_cpu))
         self.max_tokens = options.max_tokens or fitting
 
     def survey(self) -> dict[str, Any]:

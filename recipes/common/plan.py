@@ -48,6 +48,11 @@ class WorkFolder:
         return self.root / "results.md"
 
     @property
+    def gradients(self) -> Path:
+        """The losses' gradients by the rank of a class."""
+        return self.root / "gradients.json"
+
+    @property
     def manifest(self) -> Path:
         """What the report shows, for ``seqdistill report``."""
         return self.root / "report.json"
@@ -83,6 +88,7 @@ def make_plan(recipe: Recipe, work: WorkFolder) -> list[Step]:
         *student_steps(recipe, work),
         *decode_steps(recipe, work),
         *force_steps(recipe, work),
+        *gradient_steps(recipe, work),
         *result_steps(recipe, work),
     ]
 
@@ -323,6 +329,26 @@ def model_paths_of_reference(recipe: Recipe, work: WorkFolder) -> list[Path]:
     return [model_path(recipe, work, model) for model in recipe.models_of(recipe.reference)]
 
 
+def gradient_steps(recipe: Recipe, work: WorkFolder) -> list[Step]:
+    """Stage 7, where it is wanted: the losses' gradients on a sample of the validation set."""
+    wanted = recipe.gradients
+    if wanted is None:
+        return []
+    source, target = recipe.languages
+    teachers = teacher_paths(recipe, work)
+    models = {model_path(recipe, work, name): label for name, label in wanted.at.items()}
+    command = (
+        "seqdistill", "gradients", str(work.binarised), "-s", source, "-t", target,
+        "--subset", "valid", "--ensemble-paths", ":".join(map(str, teachers)),
+        *(word for path, label in models.items() for word in ("--student", f"{label}={path}")),
+        "--max-sentences", str(wanted.sentences),
+        "--bootstrap", str(recipe.assess.resamples), "--seed", str(recipe.assess.seed),
+        "--output", str(work.gradients), "--overwrite",
+    )  # fmt: skip
+    reads = (work.binarised / "valid.*", work.binarised / "dict.*", *teachers, *models)
+    return [Step("gradients", 7, command, reads, (work.gradients,))]
+
+
 def result_steps(recipe: Recipe, work: WorkFolder) -> list[Step]:
     """Stages 7 and 8: numbers and the page that shows them."""
     hypotheses = tuple(
@@ -335,11 +361,13 @@ def result_steps(recipe: Recipe, work: WorkFolder) -> list[Step]:
         )
     )
     assess = ("python", "-m", "recipes.common.assess", str(work.root))
+    gradients = () if recipe.gradients is None else (work.gradients,)
     report = (
         "seqdistill", "report", "--manifest", str(work.manifest),
         "--output", str(work.report), "--overwrite",
         "--quality", recipe.assess.sentence_metric,
         "--bootstrap", str(recipe.assess.resamples), "--seed", str(recipe.assess.seed),
+        *(word for path in gradients for word in ("--gradients", str(path))),
     )  # fmt: skip
     return [
         Step(
@@ -349,7 +377,7 @@ def result_steps(recipe: Recipe, work: WorkFolder) -> list[Step]:
             (work.recipe, *hypotheses),
             (work.results, work.table, work.manifest),
         ),
-        Step("report", 8, report, (work.manifest, *hypotheses), (work.report,)),
+        Step("report", 8, report, (work.manifest, *gradients, *hypotheses), (work.report,)),
     ]
 
 

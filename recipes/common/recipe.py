@@ -167,12 +167,27 @@ class Assess:
 
 
 @dataclass(frozen=True)
+class Gradients:
+    """Stage 7, where it is wanted: the losses' gradients by the rank of a class.
+
+    Attributes:
+        at: the models at whose parameters they are taken: a teacher's or student's name → what the
+            report calls it; logits of 0 come beside them.
+        sentences: of the validation set, drawn at random.
+    """
+
+    at: dict[str, str]
+    sentences: int = 300
+
+
+@dataclass(frozen=True)
 class Recipe:
     """A whole experiment.
 
     Attributes:
         title: one line for tables and the report.
         targets: whether targets are stored, and how.
+        gradients: where the losses' gradients are looked at; None: nowhere.
         training: options of fairseq-train that teachers and students share.
         seed: seed of every training, unless it says otherwise.
         jobs: how many steps may run at once.
@@ -193,6 +208,7 @@ class Recipe:
     decode: Decode
     assess: Assess
     targets: Targets = field(default_factory=Targets)
+    gradients: Gradients | None = None
     seed: int = 1
     jobs: int = 1
     threads: int = 1
@@ -347,6 +363,9 @@ def _check_names(recipe: Recipe) -> None:
             raise InputError(
                 f"systems.{name}.predictive must be base or mean, got {system.predictive!r}"
             )
+    for name in recipe.gradients.at if recipe.gradients else ():
+        if name not in models[1:]:
+            raise unknown("model", name, models[1:], "gradients.at")
     if recipe.reference not in recipe.systems:
         raise unknown("system", recipe.reference, list(recipe.systems), "reference")
     reserved = sorted({"train", "valid", "test"} & recipe.data.ood.keys())

@@ -51,6 +51,10 @@ VERBS: dict[str, tuple[str, str]] = {
         "seqdistill.cli.fidelity",
         "measure how like its ensemble a student is",
     ),
+    "gradients": (
+        "seqdistill.cli.gradients",
+        "measure which classes, by rank, the gradients of the losses are about",
+    ),
     "report": (
         "seqdistill.cli.report",
         "write one HTML page on the quality and the uncertainty of systems",

@@ -5,6 +5,7 @@ import sys
 from dataclasses import replace
 from typing import Any
 
+from seqdistill.assessment.gradient_files import read_gradients
 from seqdistill.assessment.quality import METRICS
 from seqdistill.cli.common import (
     add_bootstrap_options,
@@ -85,6 +86,9 @@ def add_parser(subparsers: Any) -> None:
         "with --temperatures",
     )
     parser.add_argument("--name", metavar="NAME", help="name of a single system (default: system)")
+    parser.add_argument(
+        "--gradients", metavar="FILE", help="of `seqdistill gradients`: by the rank of a class"
+    )
     parser.add_argument("--title", help="of the page (default: the manifest's)")
     parser.add_argument(
         "--setting",
@@ -123,6 +127,7 @@ def run(args: argparse.Namespace) -> int:
         resamples=args.bootstrap,
         seed=args.seed,
         examples=args.examples,
+        gradients=None if args.gradients is None else read_gradients(args.gradients),
     )
     title = args.title or title
     write_report(

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from seqdistill.assessment.forced_sets import ForcedSet, read_forced
+from seqdistill.assessment.gradients import GradientProfile
 from seqdistill.assessment.hypothesis_files import read_set
 from seqdistill.assessment.n_best import TOP, Aggregation, NBest, join_n_best
 from seqdistill.errors import InputError
@@ -57,6 +58,7 @@ class ReportInput:
         resamples: bootstrap resamples of the intervals, 0 for none.
         seed: of the bootstrap.
         examples: sentences shown of each set and system.
+        gradients: of the losses by rank, None for none.
     """
 
     systems: Sequence[SystemInput]
@@ -67,6 +69,7 @@ class ReportInput:
     resamples: int = 1000
     seed: int = 0
     examples: int = 5
+    gradients: GradientProfile | None = None
 
 
 def read_folder(name: str, folder: str | Path, aggregation: Aggregation = TOP) -> SystemInput:

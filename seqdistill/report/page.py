@@ -16,6 +16,7 @@ from seqdistill.report.errors import errors_section, percent
 from seqdistill.report.examples import most_uncertain, shadable, shading_scale
 from seqdistill.report.explorer import explorer_json
 from seqdistill.report.fidelity import fidelity_section
+from seqdistill.report.gradients import gradients_section
 from seqdistill.report.inputs import ReportInput
 from seqdistill.report.quality import quality_table
 from seqdistill.report.results import SystemResult, compute
@@ -58,6 +59,7 @@ def render_report(report: ReportInput) -> str:
     errors = errors_section(results, report)
     calibration = calibration_section(results)
     fidelity = fidelity_section(results)
+    gradients = None if report.gradients is None else gradients_section(report.gradients)
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_FOLDER),
         autoescape=True,
@@ -79,6 +81,7 @@ def render_report(report: ReportInput) -> str:
         rejection=errors,
         calibration=calibration,
         fidelity=fidelity,
+        gradients=gradients,
         explorer=explorer_json(results, report.quality_metric, series=plots.SERIES),
         examples=_examples(results, report.examples),
         definitions=_definitions(results),
@@ -86,7 +89,8 @@ def render_report(report: ReportInput) -> str:
         signatures=_signatures(results, report)
         | (errors["signatures"] if errors else {})
         | (calibration["signatures"] if calibration else {})
-        | (fidelity["signatures"] if fidelity else {}),
+        | (fidelity["signatures"] if fidelity else {})
+        | (gradients["signatures"] if gradients else {}),
         resamples=report.resamples,
     )
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from seqdistill.assessment.bootstrap import Estimate, IntArray
 from seqdistill.assessment.calibration import CalibrationResult
 from seqdistill.assessment.checks import FloatArray
 from seqdistill.errors import InputError
@@ -185,6 +186,42 @@ def reliability_plot(result: CalibrationResult, *, series: int, key: str) -> str
         axes.set_xlim(-0.01, 1.01)
         axes.set_ylim(-0.01, 1.01)
         _label(axes, "confidence", "accuracy")
+        return drawing.svg(key)
+
+
+def rank_plot(
+    first: IntArray, last: IntArray, lines: Sequence[Sequence[Estimate]], *, key: str
+) -> str:
+    """Return an SVG of gradients by rank, both axes logarithmic; intervals are bands.
+
+    A value stands at the geometric mean of its bin's ends; one that is 0 is left out.
+
+    Args:
+        first: lowest rank of each bin, shape (K,).
+        last: highest rank, shape (K,).
+        lines: of each loss, K values; colours in their order.
+        key: unique on the page.
+
+    Raises:
+        InputError: matplotlib is missing.
+    """
+    x = np.sqrt(first.astype(np.float64) * last)
+    with _drawing() as drawing:
+        axes = drawing.axes
+        axes.set_xscale("log")
+        axes.set_yscale("log")
+        for index, line in enumerate(lines):
+            ends = [(e.value, e.value if e.low is None else e.low, e.high) for e in line]
+            columns = np.array([(v, low, v if high is None else high) for v, low, high in ends])
+            columns[columns <= 0.0] = np.nan  # nothing that a logarithm could show
+            if np.isnan(columns[:, 0]).all():
+                continue
+            value, low, high = columns.T
+            colour = _series(index)
+            axes.fill_between(x, low, high, color=colour, alpha=0.2, linewidth=0)
+            axes.plot(x, value, color=colour, linewidth=1.4, marker="o", markersize=2.4)
+        _plain_powers(axes.xaxis, decades=np.log10(x[-1] / x[0]))
+        _label(axes, "rank of the class", "mean |∂L/∂z|")
         return drawing.svg(key)
 
 
