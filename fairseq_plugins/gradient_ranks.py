@@ -137,7 +137,9 @@ class GradientReading:
         models: list[Any] = [*self._ensemble.models, *self._students.values()]
         limits = [model.max_positions() for model in models]
         data = self._dataset
-        readable = [s for s in range(len(data)) if fits(data.src_sizes[s], data.tgt_sizes[s], limits)]
+        readable = [
+            s for s in range(len(data)) if fits(data.src_sizes[s], data.tgt_sizes[s], limits)
+        ]
         if not readable:
             raise InputError(f"{self.options.data}: no sentence that all models can read")
         wanted = self.options.max_sentences

@@ -85,9 +85,7 @@ def add_parser(subparsers: Any) -> None:
         default="proxy",
         help="what the losses to the proxy are divided by",
     )
-    losses.add_argument(
-        "--offset", type=int, choices=(0, 1), default=1, help="o in α = e^z + o"
-    )
+    losses.add_argument("--offset", type=int, choices=(0, 1), default=1, help="o in α = e^z + o")
     parser.add_argument(
         "--per-decade", type=positive, default=4, metavar="K", help="bins a factor of ten in rank"
     )

@@ -1,8 +1,8 @@
 """All sentences of all systems, packed small enough for a page to hold them.
 
 The page's script draws only the rows in sight, so what counts is how much there is to load. Texts
-that systems share are stored once, sequence values with four digits, and the uncertainty of a token
-as two characters: the index of its value on a scale of 4,095 steps.
+that systems share are stored once, and uncertainties as the index of the value on a scale: of a
+token two characters, 4,095 steps; of a sentence three, or four where values may be below 0.
 """
 
 import json
@@ -26,13 +26,15 @@ _SCALE_BYTES = 200  # what a measure's name and scale take at most
 _TEXT_SHARE = 0.7  # of it for all but token values, so that some shades find room
 
 _ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
-_LEVELS = len(_ALPHABET) ** 2
-_DIGITS = np.array([a + b for a in _ALPHABET for b in _ALPHABET])  # of every level, in order
+_LETTERS = np.array(list(_ALPHABET))
+
+#: A sentence: its set and its number there.
+Sentence = tuple[str, int]
 
 
 @dataclass(frozen=True)
-class TokenScale:
-    """How the page turns two characters back into a value, and a value into a shade.
+class Scale:
+    """How the page turns characters back into a value, and a token's value into a shade.
 
     Level k is 0 for k = 0 and exp(start + k·step) above it where ``logarithmic``, else
     start + k·step.
@@ -43,6 +45,7 @@ class TokenScale:
         step: see above.
         pale: the value (nats) without any shade.
         full: the value from which on the shade is full, above ``pale``.
+        width: characters a value; there are 64^width levels.
     """
 
     logarithmic: bool
@@ -50,10 +53,13 @@ class TokenScale:
     step: float
     pale: float
     full: float
+    width: int = 2
 
     @classmethod
-    def of(cls, values: FloatArray) -> "TokenScale":
+    def of(cls, values: FloatArray, width: int = 2, width_below_zero: int = 2) -> "Scale":
         """Return a scale that holds all values, shape (n,), at least one.
+
+        ``width_below_zero`` is the width where one of them is negative.
 
         Uncertainties span many powers of ten, so levels are logarithmic, unless a value is below 0.
         The shade is full at the 98th percentile: one extreme token must not pale all the others.
@@ -61,18 +67,18 @@ class TokenScale:
         top = float(np.quantile(values, 0.98))
         if values.min() < 0.0:
             low, high = float(values.min()), float(values.max())
-            step = (high - low) / (_LEVELS - 1) or 1.0
-            return cls(False, low, step, low, top if top > low else low + 1.0)
+            step = (high - low) / (64**width_below_zero - 1) or 1.0
+            return cls(False, low, step, low, top if top > low else low + 1.0, width_below_zero)
         positive = values[values > 0.0]
         if positive.size == 0:
-            return cls(True, 0.0, 1.0, 0.0, 1.0)
+            return cls(True, 0.0, 1.0, 0.0, 1.0, width)
         low, high = float(np.log(positive.min())), float(np.log(positive.max()))
-        step = (high - low) / (_LEVELS - 2) or 1.0
+        step = (high - low) / (64**width - 2) or 1.0
         # Level 1 is the smallest positive value.
-        return cls(True, low - step, step, 0.0, top if top > 0.0 else float(positive.max()))
+        return cls(True, low - step, step, 0.0, top if top > 0.0 else float(positive.max()), width)
 
     def encode(self, values: Sequence[float]) -> str:
-        """Return two characters a value."""
+        """Return ``width`` characters a value."""
         column = np.asarray(values, dtype=np.float64)
         if self.logarithmic:
             positive = column > 0.0
@@ -80,13 +86,18 @@ class TokenScale:
             level = np.where(positive, np.maximum((logs - self.start) / self.step, 1.0), 0.0)
         else:
             level = (column - self.start) / self.step
-        index = np.clip(np.rint(level), 0, _LEVELS - 1).astype(np.int64)
-        return "".join(_DIGITS[index])
+        index = np.clip(np.rint(level), 0, 64**self.width - 1).astype(np.int64)
+        digits = index[:, None] >> 6 * np.arange(self.width)[::-1] & 63
+        return "".join(_LETTERS[digits.ravel()])
 
     def decode(self, text: str) -> list[float]:
         """Return the values of :meth:`encode`, as the page computes them."""
-        pairs = zip(text[::2], text[1::2], strict=True)
-        levels = [64 * _ALPHABET.index(a) + _ALPHABET.index(b) for a, b in pairs]
+        levels = []
+        for start in range(0, len(text), self.width):
+            level = 0
+            for letter in text[start : start + self.width]:
+                level = 64 * level + _ALPHABET.index(letter)
+            levels.append(level)
         if not self.logarithmic:
             return [self.start + k * self.step for k in levels]
         return [float(np.exp(self.start + k * self.step)) if k else 0.0 for k in levels]
@@ -102,7 +113,9 @@ def explorer_json(
     """Return the sentences of all systems as JSON for the page; None where no system has a measure.
 
     Where they would take more than ``budget``, token values of the later measures are left out
-    first and then sentences, evenly and the same of every system; the page says so.
+    first and then sentences, the same of every system. Half of those that stay are those at either
+    end of an order by any measure, or by quality, of any system; the others are evenly chosen. The
+    page says so.
 
     Args:
         results: the systems.
@@ -115,28 +128,34 @@ def explorer_json(
     """
     if not any(result.measures for result in results):
         return None
-    total = len(_sentences(results, 1))
-    stride = 1
-    payload = _payload(results, metric, series, stride)
+    quality = [_quality(_sets(result), metric) for result in results]
+    every = _sentences(results)
+    kept, payload = set(every), _payload(results, quality, metric, series, set(every))
     room = int(_TEXT_SHARE * budget)
-    while (size := _size(payload)) > room and len(_sentences(results, stride)) > 1:
-        stride = max(stride + 1, round(stride * size / room))
-        payload = _payload(results, metric, series, stride)
-    payload["kept"] = [len(_sentences(results, stride)), total]
-    _add_token_values(payload, results, stride, budget - size - _SCALE_BYTES)
+    places: dict[Sentence, int] = {}
+    while (size := _size(payload)) > room and len(kept) > 1:
+        places = places or _places(results, quality, every)
+        count = max(1, min(len(kept) - 1, len(kept) * room // size))
+        kept = _chosen(every, places, count)
+        payload = _payload(results, quality, metric, series, kept)
+    payload["kept"] = [len(kept), len(every)]
+    _add_token_values(payload, results, kept, budget - size - _SCALE_BYTES)
     return _dump(payload)
 
 
 def _payload(
-    results: Sequence[SystemResult], metric: str, series: int, stride: int
+    results: Sequence[SystemResult],
+    quality: Sequence[Sequence[float | None]],
+    metric: str,
+    series: int,
+    kept: set[Sentence],
 ) -> dict[str, Any]:
     pool: dict[str, int] = {}
     sets = list(dict.fromkeys(name for result in results for name in _sets(result)))
-    kept = _sentences(results, stride)
     systems = [
-        _system(result, metric, kept, sets, lambda text: pool.setdefault(text, len(pool)))
+        _system(result, column, kept, sets, lambda text: pool.setdefault(text, len(pool)))
         | {"series": index % series}
-        for index, result in enumerate(results)
+        for index, (result, column) in enumerate(zip(results, quality, strict=True))
     ]
     measures = dict.fromkeys(measure for result in results for measure in result.measures)
     return {
@@ -151,13 +170,13 @@ def _payload(
 
 def _system(
     result: SystemResult,
-    metric: str,
-    kept: set[tuple[str, int]],
+    quality: Sequence[float | None],
+    kept: set[Sentence],
     sets: list[str],
     store: Callable[[str], int],
 ) -> dict[str, Any]:
     rows = _rows(result, kept)
-    quality = _quality(_sets(result), kept, metric)
+    shown = [q for key, q in zip(_keys(result), quality, strict=True) if key in kept]
     return {
         "name": result.name,
         "shown": result.shown_measures[:1],
@@ -166,17 +185,16 @@ def _system(
         "source": [None if row.source is None else store(row.source) for _, row in rows],
         "reference": [None if row.reference is None else store(row.reference) for _, row in rows],
         "pieces": ["\n".join(_one_line(surface(row.pieces))) for _, row in rows],
-        "quality": quality,
-        "values": {m: [_short(row.uncertainty[m]) for _, row in rows] for m in result.measures},
+        "quality": shown,
+        "values": {m: _packed([row.uncertainty[m] for _, row in rows]) for m in result.measures},
         "tokens": {},
     }
 
 
 def _add_token_values(
-    payload: dict[str, Any], results: Sequence[SystemResult], stride: int, room: int
+    payload: dict[str, Any], results: Sequence[SystemResult], kept: set[Sentence], room: int
 ) -> None:
     """Add token values measure by measure, those shown first, while there is room (bytes)."""
-    kept = _sentences(results, stride)
     wanted = []
     for index, result in enumerate(results):
         first = [m for m in result.shown_measures if shadable(m)]
@@ -190,7 +208,7 @@ def _add_token_values(
         if values.size == 0 or need > room:
             continue
         room -= need
-        scale = TokenScale.of(values)
+        scale = Scale.of(values)
         payload["systems"][index]["tokens"][measure] = {
             "scale": [
                 int(scale.logarithmic), scale.start, scale.step, scale.pale, scale.full
@@ -206,26 +224,54 @@ def _sets(result: SystemResult) -> Mapping[str, Sequence[Hypothesis]]:
     return {IN_DOMAIN: result.system.in_domain, **result.system.out_of_domain}
 
 
-def _rows(result: SystemResult, kept: set[tuple[str, int]]) -> list[tuple[str, Hypothesis]]:
+def _keys(result: SystemResult) -> list[Sentence]:
+    return [(name, row.id) for name, rows in _sets(result).items() for row in rows]
+
+
+def _rows(result: SystemResult, kept: set[Sentence]) -> list[tuple[str, Hypothesis]]:
     return [(n, row) for n, rows in _sets(result).items() for row in rows if (n, row.id) in kept]
 
 
-def _sentences(results: Sequence[SystemResult], stride: int) -> set[tuple[str, int]]:
-    """Every ``stride``-th sentence of each set, by set and number, whoever translated it."""
+def _sentences(results: Sequence[SystemResult]) -> list[Sentence]:
+    """Every sentence, set by set in the order of numbers, whoever translated it."""
     numbers: dict[str, set[int]] = {}
     for result in results:
         for name, rows in _sets(result).items():
             numbers.setdefault(name, set()).update(row.id for row in rows)
-    return {(name, i) for name, found in numbers.items() for i in sorted(found)[::stride]}
+    return [(name, number) for name, found in numbers.items() for number in sorted(found)]
 
 
-def _quality(
-    sets: Mapping[str, Sequence[Hypothesis]], kept: set[tuple[str, int]], metric: str
-) -> list[float | None]:
+def _places(
+    results: Sequence[SystemResult],
+    quality: Sequence[Sequence[float | None]],
+    every: Sequence[Sentence],
+) -> dict[Sentence, int]:
+    """How far each sentence is at most from an end of an order that the list can be put into."""
+    places = dict.fromkeys(every, len(every))
+    for result, scores in zip(results, quality, strict=True):
+        rows = [row for rows in _sets(result).values() for row in rows]
+        keys = _keys(result)
+        columns = [[row.uncertainty[measure] for row in rows] for measure in result.measures]
+        for column in [*columns, scores]:
+            known = [(v, number) for number, v in enumerate(column) if v is not None]
+            for place, (_, number) in enumerate(sorted(known)):
+                nearer = min(place, len(known) - 1 - place)
+                places[keys[number]] = min(places[keys[number]], nearer)
+    return places
+
+
+def _chosen(every: Sequence[Sentence], places: Mapping[Sentence, int], count: int) -> set[Sentence]:
+    """``count`` sentences: half of them nearest to an end, the others evenly from the rest."""
+    ends = set(sorted(every, key=lambda sentence: places[sentence])[: count // 2])
+    rest = [sentence for sentence in every if sentence not in ends]
+    even = np.linspace(0, len(rest) - 1, count - len(ends)).round().astype(np.int64)
+    return ends | {rest[index] for index in even}
+
+
+def _quality(sets: Mapping[str, Sequence[Hypothesis]], metric: str) -> list[float | None]:
     """Sentence quality, None where a sentence has no reference (or an empty one)."""
     column: list[float | None] = []
-    for name, all_rows in sets.items():
-        rows = [row for row in all_rows if (name, row.id) in kept]
+    for rows in sets.values():
         pairs = [(row.text, row.reference) for row in rows if row.reference]
         scores: list[float] = []
         if pairs:
@@ -240,8 +286,13 @@ def _one_line(texts: Sequence[str]) -> list[str]:
     return [text.replace("\n", " ") for text in texts]
 
 
-def _short(value: float) -> float:
-    return float(f"{value:.4g}")
+def _packed(values: Sequence[float]) -> dict[str, Any]:
+    """Scale and characters of a column of sentences; empty where there is none."""
+    if not values:
+        return {"scale": [1, 0.0, 1.0, 3], "code": ""}
+    scale = Scale.of(np.array(values, dtype=np.float64), width=3, width_below_zero=4)
+    head = [int(scale.logarithmic), scale.start, scale.step, scale.width]
+    return {"scale": head, "code": scale.encode(values)}
 
 
 def _size(payload: Mapping[str, Any]) -> int:

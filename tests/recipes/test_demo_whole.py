@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from recipes.common.recipe import REPOSITORY, load
+from seqdistill.assessment.gradient_files import read_gradients
 from seqdistill.hypotheses import read_hypotheses
 from seqdistill.uncertainty.measures import measures_of
 
@@ -107,11 +108,21 @@ def test_results_have_numbers_and_what_made_them(whole: tuple[Path, str]) -> Non
     assert by_name["distil proxy"]["seconds"] > 0
 
 
+def test_gradients_are_of_every_loss_at_every_model(whole: tuple[Path, str]) -> None:
+    work, _ = whole
+    found = read_gradients(work / "gradients.json")
+    assert found.sentences == 40
+    assert set(found.means) == {"uniform", "start of the students", "Proxy-Dirichlet student"}
+    for student in found.shares.values():
+        assert set(student) == {"proxy_dirichlet", "proxy_dirichlet_forward", "end2", "mean_kl"}
+    assert 'id="gradients"' in (work / "report.html").read_text(encoding="utf-8")
+
+
 def test_a_second_run_does_nothing(whole: tuple[Path, str]) -> None:
     work, printed = whole
     again = run_demo(work)
     assert again.returncode == 0, again.stderr
-    assert "0 of 26 steps run, 26 done before" in again.stderr
+    assert "0 of 27 steps run, 27 done before" in again.stderr
     assert again.stdout == printed
 
 

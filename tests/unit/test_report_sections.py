@@ -14,7 +14,7 @@ from seqdistill.hypotheses import Against, ModelInfo
 from seqdistill.report import ReportInput, SystemInput
 from seqdistill.report.calibration import calibration_section
 from seqdistill.report.errors import errors_section, retention_curve
-from seqdistill.report.explorer import TokenScale, explorer_json
+from seqdistill.report.explorer import Scale, _chosen, explorer_json
 from seqdistill.report.fidelity import fidelity_section
 from seqdistill.report.page import render_report
 from seqdistill.report.quality import (
@@ -256,16 +256,27 @@ def test_fidelity_is_measured_on_references_where_both_have_them() -> None:
     ],
 )
 def test_token_values_survive_two_characters(values: list[float]) -> None:
-    scale = TokenScale.of(np.array(values))
+    scale = Scale.of(np.array(values))
     text = scale.encode(values)
     assert len(text) == 2 * len(values)
     assert scale.decode(text) == pytest.approx(values, rel=2.5e-3, abs=1e-3 * (min(values) < 0))
     assert scale.full > scale.pale
 
 
+def test_a_sentences_value_keeps_four_digits() -> None:
+    values = np.array([3e-9, 1.2345, 1.2346, 250.0, 0.0])
+    scale = Scale.of(values, width=3, width_below_zero=4)
+    assert scale.decode(scale.encode(list(values))) == pytest.approx(list(values), rel=6e-5)
+    values = np.array([-312.5, -0.01234, 0.0, 0.01234, 99.0])  # relative distances
+    scale = Scale.of(values, width=3, width_below_zero=4)
+    text = scale.encode(list(values))
+    assert len(text) == 4 * len(values)
+    assert scale.decode(text) == pytest.approx(list(values), abs=1.3e-5)
+
+
 def test_shades_are_full_at_the_98th_percentile() -> None:
     values = np.arange(1, 102, dtype=np.float64)
-    scale = TokenScale.of(values)
+    scale = Scale.of(values)
     assert (scale.pale, scale.full) == (0.0, pytest.approx(np.quantile(values, 0.98)))
 
 
@@ -283,10 +294,12 @@ def test_the_page_holds_every_value() -> None:
         assert [data["texts"][i] for i in packed["source"]] == [h.source for h in every]
         for measure, column in packed["values"].items():
             expected = [h.uncertainty[measure] for h in every]
-            assert column == pytest.approx(expected, rel=5e-4)
+            logarithmic, start, step, width = column["scale"]
+            scale = Scale(bool(logarithmic), start, step, 0.0, 1.0, width)
+            assert scale.decode(column["code"]) == pytest.approx(expected, rel=5e-5)
         for measure, tokens in packed["tokens"].items():
             logarithmic, *rest = tokens["scale"]
-            scale = TokenScale(bool(logarithmic), *rest)
+            scale = Scale(bool(logarithmic), *rest)
             for h, row in zip(every, tokens["rows"], strict=True):
                 assert scale.decode(row) == pytest.approx(h.token_uncertainty[measure], rel=5e-3)
 
@@ -312,6 +325,35 @@ def test_a_tight_budget_leaves_out_shades_first_and_then_sentences() -> None:
     assert len(tiny) < texts_only // 2
     # The same sentences of both, so that they still stand side by side.
     assert packed["systems"][0]["id"] == packed["systems"][1]["id"]
+    # Both ends of every order are there, and quality is one of them.
+    kept = {
+        (packed["sets"][number], row)
+        for number, row in zip(packed["systems"][0]["set"], packed["systems"][0]["id"], strict=True)
+    }
+    for result in results:
+        every = {
+            (name, h.id): h
+            for name, rows in {
+                "in-domain": result.system.in_domain, **result.system.out_of_domain
+            }.items()
+            for h in rows
+        }  # fmt: skip
+        for measure in result.measures:
+            ordered = sorted(every, key=lambda key, m=measure: every[key].uncertainty[m])
+            assert {ordered[0], ordered[-1]} <= kept, measure
+
+
+def test_sentences_are_chosen_from_both_ends_and_evenly() -> None:
+    every = [("in-domain", number) for number in range(100)]
+    places = {sentence: abs(sentence[1] - 40) for sentence in every}
+    found = _chosen(every, places, 10)
+    ends = {("in-domain", number) for number in (38, 39, 40, 41, 42)}
+    assert ends <= found
+    assert len(found) == 10
+    rest = sorted(number for _, number in found - ends)
+    assert (rest[0], rest[-1]) == (0, 99)
+    assert _chosen(every, places, 1) == {("in-domain", 0)}
+    assert _chosen(every, places, 100) == set(every)
 
 
 def test_a_sentence_cannot_end_the_script() -> None:
