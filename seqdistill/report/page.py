@@ -14,7 +14,7 @@ from seqdistill.report import plots
 from seqdistill.report.calibration import calibration_section
 from seqdistill.report.errors import errors_section, percent
 from seqdistill.report.examples import most_uncertain, shadable, shading_scale
-from seqdistill.report.explorer import explorer_json
+from seqdistill.report.explorer import PAGE_BYTES, explorer_json
 from seqdistill.report.fidelity import fidelity_section
 from seqdistill.report.gradients import gradients_section
 from seqdistill.report.inputs import ReportInput
@@ -24,6 +24,10 @@ from seqdistill.report.tables import DETECTION_METRICS, best_measures, symbol_of
 from seqdistill.uncertainty.measures import MEASURES
 
 _FOLDER = Path(__file__).parent
+#: Where the sentences go once it is known how much room there is; texts cannot hold it, as their
+#: "<" is written "&lt;".
+_SENTENCES = "<sentences>"
+_LEAST_ROOM = 1_000_000  # bytes for them, however large the rest is
 
 
 def write_report(report: ReportInput, path: str | Path, *, overwrite: bool = False) -> None:
@@ -69,7 +73,7 @@ def render_report(report: ReportInput) -> str:
     )
     environment.filters["svg"] = Markup
     environment.globals["symbol_of"] = symbol_of
-    return environment.get_template("page.html").render(
+    page = environment.get_template("page.html").render(
         title=report.title,
         css=Markup((_FOLDER / "page.css").read_text(encoding="utf-8")),
         version=seqdistill.__version__,
@@ -82,7 +86,7 @@ def render_report(report: ReportInput) -> str:
         calibration=calibration,
         fidelity=fidelity,
         gradients=gradients,
-        explorer=explorer_json(results, report.quality_metric, series=plots.SERIES),
+        explorer=_SENTENCES if any(result.measures for result in results) else None,
         examples=_examples(results, report.examples),
         definitions=_definitions(results),
         settings=dict(report.settings),
@@ -93,6 +97,9 @@ def render_report(report: ReportInput) -> str:
         | (gradients["signatures"] if gradients else {}),
         resamples=report.resamples,
     )
+    room = max(_LEAST_ROOM, PAGE_BYTES - len(page.encode("utf-8")))
+    sentences = explorer_json(results, report.quality_metric, series=plots.SERIES, budget=room)
+    return page if sentences is None else page.replace(_SENTENCES, sentences, 1)
 
 
 def _systems(results: Sequence[SystemResult]) -> list[dict[str, Any]]:

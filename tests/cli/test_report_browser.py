@@ -224,6 +224,29 @@ def test_the_list_is_walked_by_keys(page: Browser) -> None:
     assert selected(page) == 0
 
 
+def test_all_measures_of_a_sentence_side_by_side(page: Browser, systems: list[SystemInput]) -> None:
+    choose(page, "set", 0)  # where both systems translated the same sources
+    assert page.run("document.querySelectorAll('#explorer-detail td').length") == 0
+    page.run("document.querySelector('#explorer-detail summary').click()")
+    page.run("new Promise((done) => setTimeout(done, 100))")
+    number, name = rows(page)[0][:2]
+    cells = json.loads(
+        page.run(
+            "JSON.stringify([...document.querySelectorAll('#explorer-detail tbody tr')]"
+            ".map((row) => [...row.children].map((cell) => cell.textContent)))"
+        )
+    )
+    assert len(cells) == len({m for s in systems for m in s.in_domain[0].uncertainty})
+    found = {row[0]: row[1:] for row in cells}["MI"]
+    for text, system in zip(found, systems, strict=True):
+        chosen = {"in-domain": system.in_domain, **system.out_of_domain}[name][int(number)]
+        expected = chosen.uncertainty["mutual_information"]
+        assert float(text) == pytest.approx(expected, rel=6e-3)
+    page.run("document.getElementById('explorer-grid').focus()")
+    page.press("ArrowDown")  # stays open, for the next sentence
+    assert page.run("document.querySelectorAll('#explorer-detail td').length") > 0
+
+
 def test_heads_sort_by_keys(page: Browser) -> None:
     page.run("document.getElementById('explorer-grid').focus()")
     page.press("Tab", 4)  # sentence, set, value, quality
@@ -279,20 +302,43 @@ def test_light_dark_and_print(page: Browser) -> None:
         page.call("Emulation.clearDeviceMetricsOverride")
 
 
-def test_ten_thousand_sentences_are_small_and_quick(tmp_path: Path) -> None:
-    count = MANY * 2 // 3
-    inside = [longer(h) for h in make_hypotheses(count, kind="dirichlet")]
-    outside = [longer(h) for h in make_hypotheses(MANY - count, kind="dirichlet", difficulty=0.7)]
-    system = SystemInput("student", inside, {"news": outside})
+def many(systems: int) -> list[SystemInput]:
+    """Systems that translated the same MANY sentences."""
+    count, found = MANY * 2 // 3, []
+    originals: dict[str, list[Hypothesis]] = {}
+    for number in range(systems):
+        kind = "ensemble" if number == 1 else "dirichlet"
+        sets = {}
+        for name, size, difficulty in (("in", count, 0.0), ("news", MANY - count, 0.7)):
+            made = make_hypotheses(size, kind=kind, difficulty=difficulty, seed=number)
+            first = originals.setdefault(name, made)
+            sets[name] = [
+                longer(replace(h, source=o.source, reference=o.reference))
+                for h, o in zip(made, first, strict=True)
+            ]
+        found.append(SystemInput(f"system {number}", sets["in"], {"news": sets["news"]}))
+    return found
+
+
+@pytest.mark.parametrize("systems", [1, pytest.param(5, marks=pytest.mark.slow)])
+def test_ten_thousand_sentences_are_small_and_quick(tmp_path: Path, systems: int) -> None:
     output = tmp_path / "report.html"
-    write_report(ReportInput([system], resamples=0), output)
+    write_report(ReportInput(many(systems), resamples=0), output)
     assert output.stat().st_size < SIZE_LIMIT
     assert EXECUTABLE is not None
     with Browser(EXECUTABLE, tmp_path / "profile") as browser:
-        browser.open(output)
-        assert browser.run("document.getElementById('explorer-count').textContent") == (
-            "10,000 sentences"
-        )
+        assert browser.open(output) < 20
+        count = browser.run("document.getElementById('explorer-count').textContent")
+        kept = int(count.split()[0].replace(",", ""))
+        note = browser.run("document.getElementById('explorer-scale').textContent")
+        if systems == 1:
+            assert kept == MANY
+            assert "The page holds" not in note
+        else:
+            assert MANY // 2 < kept < MANY
+            assert f"The page holds {kept:,} of 10,000 sentences: half of them" in note
+            assert "Numbers and curves above are of all." in note
+        assert "Shades of" in note  # there is room for them
         assert len(rows(browser)) < 40
         browser.run("document.getElementById('explorer-grid').focus()")
         # Milliseconds the page itself takes, generous for a busy machine.
@@ -302,8 +348,17 @@ def test_ten_thousand_sentences_are_small_and_quick(tmp_path: Path) -> None:
         )
         head = "document.querySelector('[data-key=quality] button')"
         assert browser.run(f"{timed}(() => {head}.click())") < 1000
+        for select in ("system", "measure"):
+            element = f"document.getElementById('explorer-{select}')"
+            change = (
+                f"{{ {element}.selectedIndex = {element}.length - 1;"
+                f"{element}.dispatchEvent(new Event('change')); }}"
+            )
+            assert browser.run(f"{timed}(() => {change})") < 1000
+        opened = "document.querySelector('#explorer-detail details').open = true"
+        assert browser.run(f"{timed}(() => {opened})") < 300
         key = "new KeyboardEvent('keydown', {key: 'PageDown', bubbles: true})"
         grid = "document.getElementById('explorer-grid')"
         assert browser.run(f"{timed}(() => {grid}.dispatchEvent({key}))") < 300
         browser.press("End")
-        assert selected(browser) == MANY - 1
+        assert selected(browser) == kept - 1

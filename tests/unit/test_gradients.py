@@ -1,4 +1,4 @@
-"""Gradients by the rank of a class: bins by hand, autograd of the plain losses, intervals, files."""
+"""Gradients by the rank of a class: bins by hand, autograd of the losses, intervals, files."""
 
 import json
 from pathlib import Path
