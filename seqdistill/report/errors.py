@@ -17,6 +17,7 @@ from seqdistill.assessment.hypothesis_sets import order_measures, references_of,
 from seqdistill.assessment.quality import METRICS, sentence_quality, sentence_signature
 from seqdistill.assessment.retention import Groups
 from seqdistill.report import plots
+from seqdistill.report.differences import rejection_differences
 from seqdistill.report.inputs import ReportInput
 from seqdistill.report.results import SystemResult
 
@@ -58,6 +59,7 @@ def errors_section(results: Sequence[SystemResult], report: ReportInput) -> dict
             {"name": result.name, "series": index % plots.SERIES} for index, result in chosen
         ],
         "tables": tables,
+        "differences": rejection_differences(results, found),
         "metric": METRICS[report.quality_metric],
         "acceptable": f"{100 * (1 - ACCEPTABLE_ERROR):g}" if found else None,
         "signatures": {

@@ -12,6 +12,7 @@ from seqdistill.errors import InputError
 from seqdistill.files import atomic_write
 from seqdistill.report import plots
 from seqdistill.report.calibration import calibration_section
+from seqdistill.report.differences import detection_differences
 from seqdistill.report.errors import errors_section, percent
 from seqdistill.report.examples import most_uncertain, shadable, shading_scale
 from seqdistill.report.explorer import PAGE_BYTES, explorer_json
@@ -80,6 +81,7 @@ def render_report(report: ReportInput) -> str:
         systems=_systems(results),
         quality=quality_table(results, resamples=report.resamples, seed=report.seed),
         detection=_detection(results),
+        detection_differences=detection_differences(results, _set_names(results), report),
         roc=_roc(results),
         histograms=_histograms(results),
         rejection=errors,

@@ -8,11 +8,14 @@ import pytest
 import sacrebleu
 
 from seqdistill.assessment.correlation import spearman
+from seqdistill.assessment.detection import compare_detection
 from seqdistill.assessment.forced_sets import forced_set
 from seqdistill.assessment.hypothesis_files import HypothesisSet
+from seqdistill.assessment.hypothesis_sets import uncertainty_of
 from seqdistill.hypotheses import Against, ModelInfo
 from seqdistill.report import ReportInput, SystemInput
 from seqdistill.report.calibration import calibration_section
+from seqdistill.report.differences import detection_differences
 from seqdistill.report.errors import errors_section, retention_curve
 from seqdistill.report.explorer import Scale, _chosen, explorer_json
 from seqdistill.report.fidelity import fidelity_section
@@ -24,6 +27,7 @@ from seqdistill.report.quality import (
     quality_table,
 )
 from seqdistill.report.results import compute
+from seqdistill.report.tables import format_p_value
 from tests.reference.hypothesis_sets import make_hypotheses
 from tests.reference.sharpened import Sharpened
 
@@ -381,3 +385,51 @@ def test_the_best_of_each_column_is_marked_over_all_systems() -> None:
     ]
     assert best == [round(100 * max(values), 1)]
     assert table.count("own-best") == 1  # of the other system
+
+
+# --- differences between systems -----------------------------------------------
+
+
+def test_differences_are_those_of_the_paired_bootstrap() -> None:
+    report = ReportInput(two_systems(), resamples=60, seed=2)
+    first, second = results = compute(report)
+    assert detection_differences(results, ["other"], report) is None
+    table = detection_differences(results, ["news", "other"], report)
+    assert table is not None
+    assert (table["first"], table["columns"]) == ("ensemble", ["news", "other"])
+    assert [row["measure"] for row in table["rows"]] == ["mutual_information", "total_uncertainty"]
+    for row in table["rows"]:
+        compared = compare_detection(
+            *(
+                uncertainty_of(rows, row["measure"])
+                for result in (second, first)
+                for rows in (result.system.in_domain, result.system.out_of_domain["news"])
+            ),
+            resamples=60,
+            seed=2,
+        )["auroc"]
+        found, absent = row["cells"]
+        assert absent is None
+        assert found["value"] == f"{100 * compared.difference.value:+.1f}"
+        assert found["p"] == format_p_value(compared)
+        assert compared.difference.low is not None
+        assert found["interval"].startswith(f"{100 * compared.difference.low:+.1f} … ")
+    errors = errors_section(results, report)
+    assert errors is not None
+    (row, _) = errors["differences"]["rows"]
+    prr = [(result.rejection or {})[row["measure"]].prr for result in (second, first)]
+    assert prr[0] is not None
+    assert prr[1] is not None
+    assert row["cells"][0]["value"] == f"{100 * (prr[0].value - prr[1].value):+.1f}"
+    page = render_report(report)
+    assert page.count("Differences from ensemble") == 2
+
+
+def test_other_sentences_are_not_compared() -> None:
+    first, second = two_systems()
+    other = replace(second, in_domain=[replace(h, source="another") for h in second.in_domain])
+    report = ReportInput([first, other], resamples=0)
+    results = compute(report)
+    assert detection_differences(results, ["news"], report) is None
+    assert (errors_section(results, report) or {})["differences"] is None
+    assert detection_differences(results[:1], ["news"], report) is None
