@@ -2,14 +2,12 @@
 
 import argparse
 import json
-import logging
 import sys
-import warnings
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from seqdistill.cli.common import add_verb
-from seqdistill.errors import InputError
+from seqdistill.cli.with_fairseq import add_language_options, fairseq_at_hand
 from seqdistill.targets.store.describe import size_text
 
 if TYPE_CHECKING:
@@ -45,12 +43,7 @@ def add_parser(subparsers: Any) -> None:
         help="teachers' checkpoints with colons between them, or a quoted glob; at least two",
     )
     parser.add_argument("--output", required=True, metavar="DIR", help="folder of the store")
-    parser.add_argument(
-        "-s", "--source-lang", metavar="SOURCE", help="source language (default: DATA's)"
-    )
-    parser.add_argument(
-        "-t", "--target-lang", metavar="TARGET", help="target language (default: DATA's)"
-    )
+    add_language_options(parser)
     parser.add_argument("--subset", default="train", metavar="NAME", help="of DATA")
     _add_targets(parser)
     _add_content(parser)
@@ -157,17 +150,9 @@ def _add_running(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Make the store; returns the exit status."""
-    for name in ("fairseq", "fairseq_plugins", "hydra"):  # chatty already while imported
-        logging.getLogger(name).setLevel(logging.WARNING)
-    with warnings.catch_warnings():
-        # fairseq uses what torch and Python have deprecated; nobody who stores can mend it.
-        warnings.simplefilter("ignore")
-        try:
-            from fairseq_plugins.target_cache.run import Caching
-        except ImportError as error:
-            raise InputError(
-                f'teachers need fairseq: pip install "seqdistill[fairseq]" ({error})'
-            ) from error
+    with fairseq_at_hand():
+        from fairseq_plugins.target_cache.run import Caching
+
         caching = Caching(_options(args))
         if args.dry_run:
             print(json.dumps(caching.survey(), indent=1, ensure_ascii=False))

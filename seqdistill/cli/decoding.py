@@ -1,13 +1,12 @@
 """What the verbs that run models share: options of the models and of their measures."""
 
 import argparse
-import logging
 import os
 import sys
-import warnings
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
+from seqdistill.cli.with_fairseq import fairseq_at_hand
 from seqdistill.errors import InputError, UsageError
 from seqdistill.hypotheses import Hypothesis
 from seqdistill.student import PREDICTIVES
@@ -120,17 +119,9 @@ def load_translator(
     Raises:
         InputError: fairseq is missing, or what ``Translator`` raises.
     """
-    for name in ("fairseq", "fairseq_plugins"):  # chatty already while they are imported
-        logging.getLogger(name).setLevel(logging.WARNING)
-    with warnings.catch_warnings():
-        # fairseq uses what torch and Python have deprecated; nobody who translates can mend it.
-        warnings.simplefilter("ignore")
-        try:
-            from fairseq_plugins.generation.translator import Translator
-        except ImportError as error:
-            raise InputError(
-                f'running models needs fairseq: pip install "seqdistill[fairseq]" ({error})'
-            ) from error
+    with fairseq_at_hand():
+        from fairseq_plugins.generation.translator import Translator
+
         return Translator(
             [path for path in args.path.split(os.pathsep) if path],
             args.data,

@@ -1,16 +1,14 @@
 """``seqdistill fit-features``: what in-domain text looks like to a model, for distances from it."""
 
 import argparse
-import logging
 import os
 import sys
-import warnings
 from dataclasses import asdict
 from typing import Any
 
 from seqdistill.cli.common import add_output_options, add_verb, refuse_existing
 from seqdistill.cli.decoding import positive
-from seqdistill.errors import InputError
+from seqdistill.cli.with_fairseq import add_language_options, fairseq_at_hand
 
 _DESCRIPTION = """\
 Fit Gaussians to the features of fairseq models on in-domain text, for Mahalanobis distances.
@@ -40,12 +38,7 @@ def add_parser(subparsers: Any) -> None:
         metavar="A.pt[:B.pt…]",
         help="checkpoints with colons between them; each gets densities of its own",
     )
-    parser.add_argument(
-        "-s", "--source-lang", metavar="SOURCE", help="source language (default: DATA's)"
-    )
-    parser.add_argument(
-        "-t", "--target-lang", metavar="TARGET", help="target language (default: DATA's)"
-    )
+    add_language_options(parser)
     parser.add_argument("--gen-subset", default="train", metavar="NAME", help="of DATA")
     parser.add_argument(
         "--background",
@@ -82,17 +75,9 @@ def run(args: argparse.Namespace) -> int:
     refuse_existing(args.output, overwrite=args.overwrite)
     from seqdistill.uncertainty.density_files import write_densities
 
-    for name in ("fairseq", "fairseq_plugins"):  # chatty already while they are imported
-        logging.getLogger(name).setLevel(logging.WARNING)
-    with warnings.catch_warnings():
-        # fairseq uses what torch and Python have deprecated; nobody who fits can mend it.
-        warnings.simplefilter("ignore")
-        try:
-            from fairseq_plugins.feature_fitting import FitOptions, Fitting
-        except ImportError as error:
-            raise InputError(
-                f'running models needs fairseq: pip install "seqdistill[fairseq]" ({error})'
-            ) from error
+    with fairseq_at_hand():
+        from fairseq_plugins.feature_fitting import FitOptions, Fitting
+
         options = FitOptions(
             paths=[path for path in args.path.split(os.pathsep) if path],
             data=args.data,

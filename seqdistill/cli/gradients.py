@@ -2,9 +2,7 @@
 
 import argparse
 import json
-import logging
 import sys
-import warnings
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +14,7 @@ from seqdistill.cli.common import (
     refuse_existing,
 )
 from seqdistill.cli.decoding import positive
-from seqdistill.errors import InputError
+from seqdistill.cli.with_fairseq import add_language_options, fairseq_at_hand
 from seqdistill.files import atomic_write
 from seqdistill.kernels.backend import KINDS
 from seqdistill.losses.proxy_dirichlet import NORMALISATIONS
@@ -58,12 +56,7 @@ def add_parser(subparsers: Any) -> None:
         metavar="[NAME=]FILE",
         help="a checkpoint at whose parameters gradients are taken; may be given several times",
     )
-    parser.add_argument(
-        "-s", "--source-lang", metavar="SOURCE", help="source language (default: DATA's)"
-    )
-    parser.add_argument(
-        "-t", "--target-lang", metavar="TARGET", help="target language (default: DATA's)"
-    )
+    add_language_options(parser)
     parser.add_argument("--subset", default="valid", metavar="NAME", help="of DATA")
     parser.add_argument(
         "--max-sentences", type=positive, metavar="N", help="drawn at random (default: all)"
@@ -101,17 +94,9 @@ def run(args: argparse.Namespace) -> int:
     from seqdistill.assessment.gradient_files import profile_to_dict
 
     check_bootstrap(args.bootstrap, args.seed)
-    for name in ("fairseq", "fairseq_plugins"):  # chatty already while they are imported
-        logging.getLogger(name).setLevel(logging.WARNING)
-    with warnings.catch_warnings():
-        # fairseq uses what torch and Python have deprecated; nobody who measures can mend it.
-        warnings.simplefilter("ignore")
-        try:
-            from fairseq_plugins.gradient_ranks import GradientReading
-        except ImportError as error:
-            raise InputError(
-                f'running models needs fairseq: pip install "seqdistill[fairseq]" ({error})'
-            ) from error
+    with fairseq_at_hand():
+        from fairseq_plugins.gradient_ranks import GradientReading
+
         reading = GradientReading(_options(args))
         _show(reading)
         profile = reading.profile(resamples=args.bootstrap, seed=args.seed)

@@ -61,13 +61,14 @@ class EagerRows:
             shift = totals[:, rows].log().sum(0).mul_(weight)
             sums[1].sub_(shift.unsqueeze(-1))
         negative_entropies.div_(totals)
-        for m, row in negative_entropies.isnan().nonzero().tolist():
-            # 0 · −∞ is 0 here: a piece that a member excludes has no entropy.
-            z = logits[m][row].to(mean_probs.dtype)
-            z = (z - z.amax()) * inverse_temperature
-            exps = z.exp()
-            lowest = torch.finfo(z.dtype).min
-            negative_entropies[m, row] = (z.clamp_min(lowest) * exps).sum() / exps.sum()
+        for member, gaps in zip(logits, negative_entropies, strict=True):
+            for excluding in _few(gaps.isnan(), mean_probs.shape[-1]):
+                # 0 · −∞ is 0 here: a piece that a member excludes has no entropy.
+                z = member[excluding].to(mean_probs.dtype)
+                z = (z - z.amax(-1, keepdim=True)) * inverse_temperature
+                exps = z.exp()
+                lowest = torch.finfo(z.dtype).min
+                gaps[excluding] = (z.clamp_min(lowest) * exps).sum(-1) / exps.sum(-1)
         negative_entropies.sub_(totals.log_()).mul_(weight)
 
     def _add_member(
@@ -111,11 +112,11 @@ class EagerRows:
             # Differences first, then the sum: nearly equal members would cancel otherwise.
             gap = log_mean.sub_(mean_log_probs[rows]).mul_(probs)
             rmi[rows] = gap.sum(-1).clamp_min_(0.0)
-        for row in rmi.isfinite().logical_not_().nonzero()[:, 0].tolist():
+        for excluding in _few(rmi.isfinite().logical_not_(), mean_probs.shape[-1]):
             # A piece that a member excludes: 0 · ∞ is 0 here, and p̄ · ∞ the largest number.
-            probs = mean_probs[row]
-            gap = probs.clamp_min(finfo.tiny).log_() - mean_log_probs[row].clamp_min(finfo.min)
-            rmi[row] = (probs * gap).sum().clamp_min_(0.0)
+            probs, expected = mean_probs[excluding], mean_log_probs[excluding]
+            gap = probs.clamp_min(finfo.tiny).log_() - expected.clamp_min(finfo.min)
+            rmi[excluding] = (probs * gap).sum(-1).clamp_min_(0.0)
         return total_uncertainty, rmi
 
     def student_rows_(
@@ -354,6 +355,12 @@ class _RowScalars(NamedTuple):
             g_total=terms.share * (row.trigamma_gap + (V - 1) * row.trigamma),
         )
         return torch.stack(made).to(largest.dtype)
+
+
+def _few(wanted: Tensor, V: int) -> tuple[Tensor, ...]:
+    """Return the numbers of the wanted rows (n) bool, a block of them at a time."""
+    rows = wanted.nonzero().squeeze(-1)
+    return torch.split(rows, max(1, _BLOCK_ELEMENTS // V)) if len(rows) else ()
 
 
 def _cut(targets: RowTargets, rows: slice) -> RowTargets:
