@@ -27,6 +27,7 @@ _PACKAGES = {
     "sacrebleu": ("sacrebleu",),
     "fairseq": ("fairseq-fixed", "fairseq"),
     "sentencepiece": ("sentencepiece",),
+    "jiwer": ("jiwer",),
     "torchaudio": ("torchaudio",),
     "deepspeed": ("deepspeed",),
     "triton": ("triton",),
