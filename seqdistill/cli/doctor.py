@@ -29,6 +29,7 @@ _PACKAGES = {
     "sentencepiece": ("sentencepiece",),
     "jiwer": ("jiwer",),
     "torchaudio": ("torchaudio",),
+    "soundfile": ("soundfile",),
     "deepspeed": ("deepspeed",),
     "triton": ("triton",),
     "safetensors": ("safetensors",),

@@ -23,6 +23,7 @@ ADAPTERS = PACKAGE.parent / "fairseq_plugins"
 # A stage may import those before it; what is below all is open to every stage and imports none.
 BELOW_ALL = ("errors", "files", "hypotheses", "numerics")
 STAGES = (
+    "speech",
     "teachers",
     "targets",
     "losses",
@@ -40,6 +41,8 @@ FRAMEWORKS = (
     "transformers",
     "deepspeed",
     "torchaudio",
+    "soundfile",
+    "sentencepiece",
     "matplotlib",
     "jinja2",
     "sacrebleu",
