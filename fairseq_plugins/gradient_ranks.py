@@ -18,7 +18,7 @@ from fairseq_plugins.target_cache.corpus import (
     has_cuda,
     make_batches,
 )
-from fairseq_plugins.teachers import TeacherEnsemble, find_members
+from fairseq_plugins.teachers import TeacherEnsemble, find_members, translation_loader
 from seqdistill.assessment.gradients import PER_DECADE, GradientProfile, GradientProfiler
 from seqdistill.errors import InputError
 from seqdistill.kernels import DistillationLoss
@@ -93,7 +93,9 @@ class GradientReading:
         self._V, self._pad = len(dictionary), dictionary.pad()
         self._profiler = GradientProfiler(self._V, options.losses, options.per_decade)
         members = find_members(options.ensemble_paths)
-        self._ensemble = TeacherEnsemble(members, task.source_dictionary, dictionary)
+        self._ensemble = TeacherEnsemble(
+            members, translation_loader(task.source_dictionary, dictionary)
+        )
         self._students: dict[str, Any] = {}
         for name, path in options.students.items():
             loaded = load_models(

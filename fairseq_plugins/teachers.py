@@ -3,7 +3,7 @@
 import glob
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,25 +58,24 @@ class TeacherEnsemble:
 
     Args:
         paths: the members' checkpoints, at least two.
-        source_dictionary: the training's; every member must have been trained with it.
-        target_dictionary: likewise.
+        load: makes a model of a path; it refuses one that does not fit the data of the training
+            (``task.load_member``).
         dtype: ``float32``, ``float16`` or ``bfloat16``; log-probabilities are float32 always.
 
     Raises:
-        InputError: a checkpoint is bad or does not fit the dictionaries.
+        InputError: a checkpoint is bad or does not fit the data.
     """
 
     def __init__(
         self,
         paths: Sequence[str],
-        source_dictionary: Dictionary,
-        target_dictionary: Dictionary,
+        load: Callable[[str], nn.Module],
         dtype: str = "float32",
     ) -> None:
         self.paths = list(paths)
         self.models: list[nn.Module] = []
         for path in self.paths:
-            model = load_member(path, source_dictionary, target_dictionary)
+            model = load(path)
             model.requires_grad_(False)
             self.models.append(model.eval().to(DTYPES[dtype]))
             logger.info(f"teacher {len(self.models)}: {path}")
@@ -138,15 +137,19 @@ class TeacherEnsemble:
         return self.models
 
 
-def load_member(path: str, source: Dictionary, target: Dictionary) -> nn.Module:
-    """Load one model for the given dictionaries, on the CPU.
+def translation_loader(source: Dictionary, target: Dictionary) -> Callable[[str], nn.Module]:
+    """Return what loads teachers of translation for the given dictionaries."""
+    return lambda path: load_translation_member(path, source, target)
+
+
+def load_translation_member(path: str, source: Dictionary, target: Dictionary) -> nn.Module:
+    """Load one model of translation for the given dictionaries, on the CPU.
 
     Raises:
         InputError: a bad checkpoint, or one that was trained with other dictionaries.
     """
     state = load_checkpoint(path)
-    config = state["cfg"]["task"] if state.get("cfg") is not None else vars(state["args"])
-    check_dictionaries(path, state, config, source, target)
+    check_dictionaries(path, state, source, target)
     # A task of the stock class: it builds the model and keeps nothing of the checkpoint's state.
     task = TranslationTask(TranslationConfig(), source, target)
     state.pop("task_state", None)
@@ -155,7 +158,7 @@ def load_member(path: str, source: Dictionary, target: Dictionary) -> nn.Module:
 
 
 def check_dictionaries(
-    path: str, state: dict[str, Any], config: Any, source: Dictionary, target: Dictionary
+    path: str, state: dict[str, Any], source: Dictionary, target: Dictionary
 ) -> None:
     """Raise an :class:`InputError` if a checkpoint was trained with other dictionaries.
 
@@ -163,24 +166,57 @@ def check_dictionaries(
     beside it or in the data folder that its configuration names.
     """
     for side, dictionary in (("encoder", source), ("decoder", target)):
-        weight = state["model"].get(f"{side}.embed_tokens.weight")
-        if weight is not None and weight.shape[0] != len(dictionary):
-            raise InputError(
-                f"{path}: its {side} has {weight.shape[0]} vocabulary entries, the data's "
-                f"dictionary {len(dictionary)}; student and teachers must share one vocabulary, so "
-                "preprocess the data with the teachers' dictionaries (--srcdict, --tgtdict)"
-            )
-    saved_data = str(_setting(config, "data") or "").split(os.pathsep)[0]
+        hint = "preprocess the data with the teachers' dictionaries (--srcdict, --tgtdict)"
+        check_vocabulary(path, state, side, dictionary, hint)
     for side, dictionary in (("source", source), ("target", target)):
-        language = _setting(config, f"{side}_lang")
-        for folder in (Path(path).parent, Path(saved_data or ".")):
-            candidate = folder / f"dict.{language}.txt"
-            if language and candidate.is_file():
-                _compare(path, candidate, dictionary, side)
-                break
+        language = saved_setting(state, f"{side}_lang")
+        if language:
+            compare_dictionaries(path, state, f"dict.{language}.txt", dictionary, side)
 
 
-def _setting(config: Any, name: str) -> Any:
+def check_vocabulary(
+    path: str, state: dict[str, Any], side: str, dictionary: Dictionary, hint: str
+) -> None:
+    """Raise an :class:`InputError` if a side of a checkpoint has not the size of a dictionary.
+
+    Args:
+        path: the checkpoint's.
+        state: the checkpoint.
+        side: ``encoder`` or ``decoder``; one without embeddings is not looked at.
+        dictionary: the data's.
+        hint: what to do.
+    """
+    weight = state["model"].get(f"{side}.embed_tokens.weight")
+    if weight is not None and weight.shape[0] != len(dictionary):
+        raise InputError(
+            f"{path}: its {side} has {weight.shape[0]} vocabulary entries, the data's "
+            f"dictionary {len(dictionary)}; student and teachers must share one vocabulary, so "
+            f"{hint}"
+        )
+
+
+def compare_dictionaries(
+    path: str, state: dict[str, Any], name: str, dictionary: Dictionary, side: str
+) -> None:
+    """Raise an :class:`InputError` if a checkpoint's dictionary is found and is another.
+
+    Args:
+        path: the checkpoint's; the dictionary is looked for beside it, then in its data folder.
+        state: the checkpoint.
+        name: the dictionary's file.
+        dictionary: the data's.
+        side: ``source`` or ``target``, for the message.
+    """
+    saved_data = str(saved_setting(state, "data") or "").split(os.pathsep)[0]
+    for folder in (Path(path).parent, Path(saved_data or ".")):
+        if (folder / name).is_file():
+            _compare(path, folder / name, dictionary, side)
+            return
+
+
+def saved_setting(state: dict[str, Any], name: str) -> Any:
+    """Return a setting of the task that a checkpoint was trained with; None if there is none."""
+    config = state["cfg"]["task"] if state.get("cfg") is not None else vars(state["args"])
     return config.get(name) if hasattr(config, "get") else getattr(config, name, None)
 
 

@@ -1,6 +1,5 @@
 """A second system that reads the prefixes which the first one scores."""
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +8,6 @@ from fairseq import checkpoint_utils
 
 from fairseq_plugins.checkpoints import load_checkpoint
 from fairseq_plugins.generation.ensemble import estimator_of
-from fairseq_plugins.teachers import check_dictionaries
 from seqdistill.errors import InputError
 from seqdistill.uncertainty.estimators import UncertaintyOptions
 
@@ -47,14 +45,11 @@ def load_second_system(
     """
     if not paths:
         raise InputError("expected the checkpoints of the system to compare with, got none")
-    settings = copy.copy(task.cfg)
-    settings.predictive = predictive
-    own = type(task)(settings, task.source_dictionary, task.target_dictionary)
+    own = task.sibling(predictive)
     models = []
     for path in paths:
         state = load_checkpoint(path)
-        config = state["cfg"]["task"] if state.get("cfg") is not None else vars(state["args"])
-        check_dictionaries(path, state, config, task.source_dictionary, task.target_dictionary)
+        task.check_member(path, state)
         loaded, _, _ = checkpoint_utils.load_model_ensemble_and_task([path], task=own, state=state)
         models += [model.eval() for model in loaded]
     options = UncertaintyOptions(_MEASURES, combination)

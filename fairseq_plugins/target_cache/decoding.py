@@ -26,7 +26,7 @@ from fairseq_plugins.target_cache.corpus import (
     make_batches,
 )
 from fairseq_plugins.target_cache.making import TeacherPlace
-from fairseq_plugins.teachers import TeacherEnsemble
+from fairseq_plugins.teachers import TeacherEnsemble, translation_loader
 from seqdistill.errors import InputError
 from seqdistill.targets.store.files import (
     Array,
@@ -87,8 +87,7 @@ class DecodingWork:
         task, dataset = self.corpus.load()
         ensemble = TeacherEnsemble(
             self.teachers.paths,
-            task.source_dictionary,
-            task.target_dictionary,
+            translation_loader(task.source_dictionary, task.target_dictionary),
             self.teachers.dtype,
         )
         models: list[Any] = list(ensemble.models)

@@ -13,7 +13,7 @@ from fairseq_plugins.target_cache.corpus import (
     make_batches,
     sentence_ids,
 )
-from fairseq_plugins.teachers import TeacherEnsemble
+from fairseq_plugins.teachers import TeacherEnsemble, translation_loader
 from seqdistill.errors import InputError
 from seqdistill.targets.store import (
     ShardBuilder,
@@ -63,8 +63,7 @@ class ShardWork:
         settings = self.plan.settings
         ensemble = TeacherEnsemble(
             self.teachers.paths,
-            task.source_dictionary,
-            task.target_dictionary,
+            translation_loader(task.source_dictionary, task.target_dictionary),
             self.teachers.dtype,
         )
         models: list[Any] = list(ensemble.models)

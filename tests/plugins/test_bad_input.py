@@ -9,7 +9,7 @@ import torch
 from fairseq.data import Dictionary
 
 from fairseq_plugins.checkpoints import load_checkpoint
-from fairseq_plugins.teachers import TeacherEnsemble, find_members
+from fairseq_plugins.teachers import TeacherEnsemble, find_members, translation_loader
 from seqdistill.errors import InputError
 from tests.plugins.corpus import Corpus, run, save_teacher, training_arguments
 
@@ -90,7 +90,7 @@ def test_teachers_with_another_vocabulary_size(corpus: Corpus, tmp_path: Path) -
             handle.write("extra 1\n" * 1 + "".join(f"more{i} 1\n" for i in range(7)))
     other = save_teacher(data, 4)
     with pytest.raises(InputError, match=r"vocabulary entries.*share one vocabulary"):
-        TeacherEnsemble([str(other)], dictionary(corpus), dictionary(corpus))
+        TeacherEnsemble([str(other)], translation_loader(dictionary(corpus), dictionary(corpus)))
 
 
 def test_teachers_with_another_dictionary_of_the_same_size(corpus: Corpus, tmp_path: Path) -> None:
@@ -107,7 +107,7 @@ def test_teachers_with_another_dictionary_of_the_same_size(corpus: Corpus, tmp_p
     state["args"].source_lang, state["args"].target_lang = "en", "de"
     torch.save(state, other)
     with pytest.raises(InputError, match=r"differs from the data's at entry 7: 'renamed'"):
-        TeacherEnsemble([str(other)], dictionary(corpus), dictionary(corpus))
+        TeacherEnsemble([str(other)], translation_loader(dictionary(corpus), dictionary(corpus)))
 
 
 def test_nan_names_the_update_and_the_member(corpus: Corpus, tmp_path: Path) -> None:

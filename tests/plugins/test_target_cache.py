@@ -69,7 +69,7 @@ def training_task(data: Path, subset: str = "train") -> Any:
 
 def ensemble_of(corpus: Corpus, task: Any) -> TeacherEnsemble:
     paths = [str(path) for path in corpus.teachers]
-    return TeacherEnsemble(paths, task.source_dictionary, task.target_dictionary)
+    return TeacherEnsemble(paths, task.load_member)
 
 
 def batches_of(task: Any, epoch: int, subset: str = "train", **options: Any) -> list[Any]:

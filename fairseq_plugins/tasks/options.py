@@ -1,0 +1,95 @@
+"""Options that the tasks of this package share: teachers, student, decoding."""
+
+from dataclasses import dataclass, field
+from typing import Optional
+
+from fairseq.dataclass import ChoiceEnum, FairseqDataclass
+
+from fairseq_plugins.teachers import DTYPES
+from seqdistill.student import PREDICTIVES
+from seqdistill.uncertainty.options import COMBINATIONS
+
+
+@dataclass
+class DistillationOptions(FairseqDataclass):
+    """What a task with teachers in training and uncertainty in decoding can be told."""
+
+    ensemble_paths: Optional[str] = field(  # noqa: UP045 (fairseq reads the annotation)
+        default=None,
+        metadata={"help": "teachers' checkpoints, separated by colons, or a quoted glob"},
+    )
+    ensemble_dtype: ChoiceEnum(list(DTYPES)) = field(  # type: ignore[valid-type]
+        default="float32",
+        metadata={"help": "precision of the teachers' forward pass; statistics are float32"},
+    )
+    student_init: Optional[str] = field(  # noqa: UP045 (fairseq reads the annotation)
+        default=None,
+        metadata={
+            "help": "start the student from this checkpoint, or from the member of this number "
+            "(1 is the first of --ensemble-paths)"
+        },
+    )
+    predictive: Optional[ChoiceEnum(list(PREDICTIVES))] = field(  # type: ignore[valid-type]  # noqa: UP045
+        default=None,
+        metadata={
+            "help": "what a Dirichlet student predicts with: base, softmax of the logits, or mean, "
+            "alpha/alpha_0. Saved in the checkpoint by training (base if not given) and read back "
+            "by decoding, where giving it again overrides the checkpoint"
+        },
+    )
+    uncertainty_output: Optional[str] = field(  # noqa: UP045 (fairseq reads the annotation)
+        default=None,
+        metadata={"help": "write every hypothesis with its uncertainty to this JSONL file"},
+    )
+    uncertainty_measures: Optional[str] = field(  # noqa: UP045 (fairseq reads the annotation)
+        default=None,
+        metadata={
+            "help": "comma-separated measures to compute and write, as `seqdistill measures` lists "
+            "them; all, default; saved in the checkpoint"
+        },
+    )
+    ensemble_combination: ChoiceEnum(list(COMBINATIONS)) = field(  # type: ignore[valid-type]
+        default="pe",
+        metadata={
+            "help": "how several models are decoded or scored: pe, product of expectations, or ep, "
+            "expectation of products"
+        },
+    )
+    dirichlet_samples: int = field(
+        default=0,
+        metadata={
+            "help": "draw this many members from a Dirichlet student at every step, for its joint "
+            "EP measures; 0 for none"
+        },
+    )
+    dirichlet_seed: int = field(default=0, metadata={"help": "of --dirichlet-samples"})
+    score_against: Optional[str] = field(  # noqa: UP045 (fairseq reads the annotation)
+        default=None,
+        metadata={
+            "help": "with --score-reference: checkpoints of a second system, separated by colons, "
+            "that reads the same prefixes; KL(p_second||p) and whether both find the same piece "
+            "the most probable are recorded at every token"
+        },
+    )
+    score_against_combination: ChoiceEnum(list(COMBINATIONS)) = field(  # type: ignore[valid-type]
+        default="pe", metadata={"help": "how the members of --score-against are combined"}
+    )
+    score_against_predictive: Optional[ChoiceEnum(list(PREDICTIVES))] = field(  # type: ignore[valid-type]  # noqa: UP045
+        default=None,
+        metadata={"help": "what --score-against decodes with, where it is a Dirichlet student"},
+    )
+    score_temperatures: Optional[str] = field(  # noqa: UP045 (fairseq reads the annotation)
+        default=None,
+        metadata={
+            "help": "with --score-reference: temperatures with commas between them, or default (17 "
+            "from 0.5 to 2); what each would make of the predictions is recorded, for "
+            "`seqdistill calibration --validation`"
+        },
+    )
+    feature_density: Optional[str] = field(  # noqa: UP045 (fairseq reads the annotation)
+        default=None,
+        metadata={
+            "help": "decoding: a file of `seqdistill fit-features`; hypotheses get the Mahalanobis "
+            "distances of their features"
+        },
+    )
