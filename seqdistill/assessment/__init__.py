@@ -52,6 +52,8 @@ from seqdistill.assessment.quality import (
     sentence_signature,
 )
 from seqdistill.assessment.rejection import RejectionResult, reject
+from seqdistill.assessment.word_alignment import ErrorCounts, Normalisation, count_errors
+from seqdistill.assessment.word_errors import WordErrors, word_errors
 
 __all__ = [
     "ERROR_METRICS",
@@ -60,17 +62,20 @@ __all__ = [
     "CalibrationResult",
     "Comparison",
     "DetectionResult",
+    "ErrorCounts",
     "ErrorResult",
     "Estimate",
     "HypothesisSet",
     "Likelihood",
     "LogBins",
+    "Normalisation",
     "Numbers",
     "OodAssessment",
     "QualityResult",
     "QualityScore",
     "RejectionResult",
     "RocCurve",
+    "WordErrors",
     "assess_ood",
     "assess_quality",
     "assess_rejection",
@@ -82,6 +87,7 @@ __all__ = [
     "compare_detection",
     "compare_numbers",
     "corpus_quality",
+    "count_errors",
     "detect",
     "detect_errors",
     "fpr_at_95_tpr",
@@ -100,4 +106,5 @@ __all__ = [
     "spearman",
     "spearman_from_joint_histogram",
     "uncertainty_of",
+    "word_errors",
 ]

@@ -35,8 +35,8 @@ def output_disagreement(
         for BLEU and chrF.
 
     Raises:
-        InputError: fewer than two members, other numbers of sentences, an unknown metric, or an
-            error rate against an empty text.
+        InputError: fewer than two members, other numbers of sentences, an unknown metric, or TER
+            against an empty text. (To WER such a text counts as one word.)
 
     Source: Fomicheva et al. 2020 (lexical similarity); Xiao, Gomez & Gal 2020 (BLEUVar, with the
     square of each pair's difference).
@@ -103,12 +103,12 @@ def disagreement_measure(metric: str) -> str:
 
 
 def _refuse_empty(sentences: Sequence[int], references: Sequence[str], metric: str) -> None:
-    """Refuse an error rate against an empty text: it has no length to divide by."""
-    if metric not in ("ter", "wer"):
+    """Refuse TER against an empty text: it has no length to divide by."""
+    if metric != "ter":
         return
     for sentence, text in zip(sentences, references, strict=True):
         if not text.split():
             raise InputError(
                 f"a member's output of sentence {sentence} (from 0) is empty and another's is not, "
-                f"and {metric.upper()} divides by its length; choose bleu or chrf"
+                "and TER divides by its length; choose another metric"
             )

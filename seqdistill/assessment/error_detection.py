@@ -28,12 +28,14 @@ from seqdistill.assessment.retention import (
     retention_area,
     risk_coverage_area,
 )
-from seqdistill.assessment.selective import bleu_of_sums, kept_count
+from seqdistill.assessment.selective import CorpusScore, kept_count
 from seqdistill.assessment.signatures import bootstrap_fields, measure_fields, nested, sign
 from seqdistill.errors import InputError
 
 #: Shifts' threshold for translation: an error of 60 points (of 100 − GLEU there) is acceptable.
 ACCEPTABLE_ERROR = 0.6
+#: One wrong word in ten: short transcripts are then acceptable if they are right.
+ACCEPTABLE_WORD_ERRORS = 0.1
 COVERAGES = (0.5, 0.7, 0.9, 1.0)
 
 
@@ -79,8 +81,8 @@ class ErrorResult:
         measure: its name.
         numbers: by name: those of :data:`ERROR_METRICS` (PRRs at most 1, the others in [0, 1] for
             errors in [0, 1]; None where a ratio does not exist since all errors are equal), and at
-            each coverage ``quality@C``, mean sentence quality of what is kept, and ``bleu@C``, its
-            corpus BLEU, both 0 to 100.
+            each coverage ``quality@C``, mean sentence quality of what is kept, and ``bleu@C`` (or
+            ``wer@C``), its corpus BLEU (or word error rate), in per cent.
         replicates: the same of each resample, shape (R,), NaN where a number does not exist.
         quality: signature of the sentence quality, None where it has none.
         acceptable_error: threshold of the F1 numbers, in (0, 1).
@@ -137,13 +139,18 @@ class ErrorResult:
         }
 
 
+def default_acceptable_error(metric: str) -> float:
+    """Return the error up to which a sentence is acceptable, by its metric, where none is given."""
+    return ACCEPTABLE_WORD_ERRORS if metric == "wer" else ACCEPTABLE_ERROR
+
+
 def detect_errors(
     quality: Any,
     uncertainty: Mapping[str, Any],
     *,
     acceptable_error: float = ACCEPTABLE_ERROR,
     coverages: Sequence[float] = COVERAGES,
-    counts: FloatArray | None = None,
+    corpus: CorpusScore | None = None,
     quality_signature: str | None = None,
     resamples: int = 1000,
     seed: int = 0,
@@ -156,7 +163,7 @@ def detect_errors(
         uncertainty: name → of each sentence, higher = more uncertain, shape (n,).
         acceptable_error: errors up to it count as acceptable, in (0, 1).
         coverages: shares of sentences kept for selective quality, in (0, 1].
-        counts: of :func:`seqdistill.assessment.selective.bleu_counts`, for selective BLEU.
+        corpus: of :func:`seqdistill.assessment.selective.corpus_score`, for selective BLEU or WER.
         quality_signature: of the quality, for the signature.
         resamples: bootstrap resamples of the intervals; 0 for none.
         seed: of the bootstrap. Results of one seed on the same sentences are paired:
@@ -196,7 +203,7 @@ def detect_errors(
             f"{share} sentence has an error of at most {acceptable_error:g}, so the threshold "
             f"separates nothing; errors run from {errors.min():.3g} to {errors.max():.3g}"
         )
-    sums = _Sums(q, errors, acceptable, counts, kept)
+    sums = _Sums(q, errors, acceptable, corpus, kept)
     groups = {name: Groups(values) for name, values in scores.items()}
     values = sums.numbers(groups, np.ones((1, n), dtype=np.int64))
     replicates: dict[str, dict[str, list[FloatArray]]] = {
@@ -235,14 +242,14 @@ class _Sums:
         quality: (n,), 0 to 100.
         errors: (n,).
         acceptable: (n,), 0 or 1.
-        counts: of corpus BLEU, (n, 10), or None.
+        corpus: what a corpus score is made of, or None.
         kept: coverage → sentences kept.
     """
 
     quality: FloatArray
     errors: FloatArray
     acceptable: FloatArray
-    counts: FloatArray | None
+    corpus: CorpusScore | None
     kept: Mapping[str, int]
 
     def numbers(
@@ -276,9 +283,9 @@ class _Sums:
         }
         for coverage, k in self.kept.items():
             numbers[f"quality@{coverage}"] = quality.kept(k) / k
-            if self.counts is not None:
-                sums = group.kept_sums(self.counts, tally, k)
-                numbers[f"bleu@{coverage}"] = bleu_of_sums(sums)
+            if self.corpus is not None:
+                sums = group.kept_sums(self.corpus.counts, tally, k)
+                numbers[f"{self.corpus.name}@{coverage}"] = self.corpus.of_sums(sums)
         return numbers
 
 

@@ -1,4 +1,7 @@
-"""Text quality, each number with its signature: BLEU, chrF and TER through sacreBLEU, and WER."""
+"""Text quality, each number with its signature: BLEU, chrF and TER of sacreBLEU, WER by jiwer.
+
+Corpus WER is in :mod:`seqdistill.assessment.word_errors`.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,6 +11,12 @@ import numpy as np
 
 from seqdistill.assessment.checks import FloatArray
 from seqdistill.assessment.signatures import sign
+from seqdistill.assessment.word_alignment import (
+    AS_WRITTEN,
+    Normalisation,
+    count_errors,
+    error_fields,
+)
 from seqdistill.errors import InputError
 
 #: Metric of corpora → how it is written.
@@ -75,82 +84,64 @@ def sentence_quality(
     *,
     metric: str = "chrf",
     tokenize: str | None = None,
+    normalisation: Normalisation = AS_WRITTEN,
 ) -> FloatArray:
-    """Score each translation by itself.
+    """Score each text by itself.
 
     Args:
         hypotheses: n texts.
         references: n texts, in the same order.
         metric: ``bleu`` (exponentially smoothed, effective order), ``chrf``, ``ter`` or ``wer``.
         tokenize: as in :func:`corpus_quality`; BLEU only.
+        normalisation: of both texts; WER only.
 
     Returns:
         Shape (n,), higher = better, at most 100. BLEU and chrF start at 0; of an error rate it is
-        100 − rate, below 0 where a text needs more edits than its reference has words.
+        100 − rate, below 0 where a text needs more edits than its reference has words. To WER an
+        empty reference counts as one word: 100 if nothing was recognised, 0 if one word was.
 
     Raises:
-        InputError: nothing came, the lengths differ, the metric is unknown, or a reference is
-            empty, which leaves an error rate undefined.
+        InputError: nothing came, the lengths differ, the metric is unknown or its library not
+            installed, or a reference is empty, which leaves TER undefined.
 
     Example:
         >>> sentence_quality(["guten Tag Tom"], ["guten Morgen Tom"], metric="wer").round(1)
         array([66.7])
     """
     _check(hypotheses, references)
-    if metric in ("ter", "wer"):
-        _check_not_empty(references, metric)
-    pairs = zip(hypotheses, references, strict=True)
     if metric == "wer":
-        return np.array([100.0 - 100.0 * _word_errors(h, r) for h, r in pairs], dtype=np.float64)
+        counts = count_errors(hypotheses, references, normalisation=normalisation)
+        return 100.0 - 100.0 * counts.rates
+    if metric == "ter":
+        _check_not_empty(references)
+    pairs = zip(hypotheses, references, strict=True)
     scorer = _metric(metric, tokenize, sentence=True)
     scores = np.array([scorer.sentence_score(h, [r]).score for h, r in pairs], dtype=np.float64)
     # Rounding may lift a perfect score above the best there is.
     return 100.0 - scores if metric == "ter" else np.minimum(scores, 100.0)
 
 
-def sentence_signature(metric: str, *, tokenize: str | None = None) -> str:
+def sentence_signature(
+    metric: str, *, tokenize: str | None = None, normalisation: Normalisation = AS_WRITTEN
+) -> str:
     """Return the signature of :func:`sentence_quality`: sacreBLEU's, or of the word error rate.
 
     Raises:
-        InputError: the metric is unknown.
+        InputError: the metric is unknown, or its library is not installed.
     """
     if metric == "wer":
-        return sign({"nrefs": 1, "case": "mixed", "tok": "none", "unit": "words"})
+        return sign({**error_fields("words", normalisation), "empty": "one-word"})
     scorer = _metric(metric, tokenize, sentence=True)
     scorer.sentence_score("a", ["a"])  # sacreBLEU signs what was scored: here, one reference
     return str(scorer.get_signature())
 
 
-def word_edits(hypothesis: Sequence[str], reference: Sequence[str]) -> int:
-    """Return the fewest insertions, deletions and substitutions that make one the other.
-
-    Source: V. I. Levenshtein, 1966; Wagner and Fischer, 1974.
-
-    Example:
-        >>> word_edits("a b c".split(), "a x b".split())
-        2
-    """
-    above = list(range(len(reference) + 1))
-    for row, word in enumerate(hypothesis, start=1):
-        left, current = row, [row]
-        for column, expected in enumerate(reference, start=1):
-            left = min(left + 1, above[column] + 1, above[column - 1] + (word != expected))
-            current.append(left)
-        above = current
-    return above[-1]
-
-
-def _word_errors(hypothesis: str, reference: str) -> float:
-    words = reference.split()
-    return word_edits(hypothesis.split(), words) / len(words)
-
-
-def _check_not_empty(references: Sequence[str], metric: str) -> None:
+def _check_not_empty(references: Sequence[str]) -> None:
     empty = [number for number, text in enumerate(references) if not text.split()]
     if empty:
         raise InputError(
             f"{len(empty)} references are empty (the first is number {empty[0]}, from 0): "
-            f"{metric.upper()} divides by their length; leave those sentences out"
+            "TER divides by their length; leave those sentences out"
         )
 
 

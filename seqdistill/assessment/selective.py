@@ -1,14 +1,74 @@
-"""BLEU of the sentences that are kept: a corpus score from sums of sentence counts."""
+"""Corpus scores of the sentences that are kept: BLEU or WER from sums of sentence counts."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from seqdistill.assessment.checks import FloatArray
+from seqdistill.assessment.word_alignment import AS_WRITTEN, Normalisation, count_errors
 from seqdistill.errors import InputError
 
 ORDERS = 4  # n-grams of BLEU
+
+
+@dataclass(frozen=True)
+class CorpusScore:
+    """A score of corpora that is a function of sums over sentences.
+
+    Attributes:
+        name: ``bleu`` or ``wer``.
+        counts: of each sentence, shape (n, K).
+        of_sums: from sums of such rows, shape (R, K), to scores, (R,), NaN where there is none.
+    """
+
+    name: str
+    counts: FloatArray
+    of_sums: Callable[[FloatArray], FloatArray]
+
+
+def selective_metric(metric: str) -> str:
+    """Return the corpus score that goes with a sentence's: its words' errors, or BLEU."""
+    return "wer" if metric == "wer" else "bleu"
+
+
+def corpus_score(
+    metric: str,
+    hypotheses: Sequence[str],
+    references: Sequence[str],
+    *,
+    tokenize: str | None = None,
+    normalisation: Normalisation = AS_WRITTEN,
+) -> CorpusScore:
+    """Return what selective scores are made of: corpus WER for ``wer``, else corpus BLEU.
+
+    Both are in per cent; of WER less is better.
+
+    Raises:
+        InputError: the lengths differ, or sacreBLEU or jiwer is missing.
+    """
+    name = selective_metric(metric)
+    if name == "bleu":
+        counts = bleu_counts(hypotheses, references, tokenize=tokenize)
+        return CorpusScore(name, counts, bleu_of_sums)
+    errors = count_errors(hypotheses, references, normalisation=normalisation)
+    columns = np.stack([errors.edits, errors.reference], axis=1).astype(np.float64)
+    return CorpusScore(name, columns, error_rate_of_sums)
+
+
+def error_rate_of_sums(sums: FloatArray) -> FloatArray:
+    """Return WER in per cent from sums of edits and of reference words, which need not be whole.
+
+    Args:
+        sums: shape (R, 2).
+
+    Returns:
+        Shape (R,), NaN where the references have no word.
+    """
+    edits, words = sums.T
+    rates: FloatArray = np.divide(edits, words, out=np.full(len(sums), np.nan), where=words > 0.0)
+    return 100.0 * rates
 
 
 def bleu_counts(

@@ -12,6 +12,9 @@ norm         ``length`` (a number a token) or ``none`` (of the whole sequence)
 nbest        hypotheses of a sentence that count: ``1`` is the best one; ``3-5`` where lists differ
 aggregation  how those are averaged: ``softmax(lnP/τ)`` or ``uniform``; absent for the best one
 metric       definition of the number
+unit         what an error rate counts: ``words`` or ``characters+spaces``
+case, punct  ``lower`` and ``removed`` where they make no error, else ``mixed`` and ``kept``
+align        what aligned texts with their references
 bs, rs       bootstrap resamples and seed; ``bs:no`` without
 ci           level of the interval in per cent
 version      of seqdistill

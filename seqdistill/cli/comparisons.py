@@ -9,6 +9,7 @@ from typing import Any
 
 from seqdistill.assessment.bootstrap import Comparison
 from seqdistill.assessment.n_best import AGGREGATIONS, Aggregation
+from seqdistill.assessment.word_alignment import AS_WRITTEN, Normalisation
 from seqdistill.cli.common import add_bootstrap_options, add_output_options
 from seqdistill.errors import InputError, UsageError
 from seqdistill.files import atomic_write
@@ -38,6 +39,30 @@ def add_n_best_options(parser: Any) -> None:
         metavar="TAU",
         help="of the weights, above 0 (default: 1)",
     )
+
+
+def add_normalisation_options(parser: Any) -> None:
+    """Add --lowercase and --remove-punctuation."""
+    parser.add_argument(
+        "--lowercase", action="store_true", help="case makes no word error (of both texts)"
+    )
+    parser.add_argument(
+        "--remove-punctuation",
+        action="store_true",
+        help="punctuation makes no word error: it is taken out of both texts, inside words, too",
+    )
+
+
+def normalisation_of(args: argparse.Namespace, *, quality: str = "wer") -> Normalisation:
+    """Read the options of :func:`add_normalisation_options`.
+
+    Raises:
+        UsageError: one is given for a quality that is not the word error rate.
+    """
+    found = Normalisation(args.lowercase, args.remove_punctuation)
+    if quality != "wer" and found != AS_WRITTEN:
+        raise UsageError("--lowercase and --remove-punctuation belong to --quality wer")
+    return found
 
 
 def aggregation_of(args: argparse.Namespace) -> Aggregation:

@@ -11,9 +11,11 @@ import numpy as np
 from seqdistill.assessment.diagrams import check_format, rejection_diagram
 from seqdistill.assessment.error_detection import (
     ACCEPTABLE_ERROR,
+    ACCEPTABLE_WORD_ERRORS,
     COVERAGES,
     ERROR_METRICS,
     ErrorResult,
+    default_acceptable_error,
     detect_errors,
 )
 from seqdistill.assessment.hypothesis_files import HypothesisSet, describe_model, read_set
@@ -22,7 +24,8 @@ from seqdistill.assessment.n_best import Aggregation
 from seqdistill.assessment.numbers import compare_numbers
 from seqdistill.assessment.quality import SENTENCE_METRICS, sentence_quality, sentence_signature
 from seqdistill.assessment.rejection import RejectionResult, reject
-from seqdistill.assessment.selective import bleu_counts
+from seqdistill.assessment.selective import corpus_score, selective_metric
+from seqdistill.assessment.word_alignment import Normalisation
 from seqdistill.cli.common import (
     add_verb,
     measures_option,
@@ -30,10 +33,12 @@ from seqdistill.cli.common import (
 )
 from seqdistill.cli.comparisons import (
     add_n_best_options,
+    add_normalisation_options,
     add_result_options,
     aggregation_of,
     comparison_record,
     format_comparison,
+    normalisation_of,
     print_signatures,
     write_json,
 )
@@ -78,16 +83,16 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--acceptable-error",
         type=float,
-        default=ACCEPTABLE_ERROR,
         metavar="X",
-        help="a sentence is acceptable up to this error, between 0 and 1",
+        help="a sentence is acceptable up to this error, between 0 and 1 (default: "
+        f"{ACCEPTABLE_WORD_ERRORS:g} for wer, {ACCEPTABLE_ERROR:g} for all else)",
     )
     parser.add_argument(
         "--coverage",
         type=_shares,
         default=",".join(f"{share:g}" for share in COVERAGES),  # read as if given
         metavar="A,B,…",
-        help="shares kept for selective quality and BLEU, above 0, at most 1",
+        help="shares kept for selective quality and BLEU or WER, above 0, at most 1",
     )
     parser.add_argument(
         "--measures",
@@ -100,8 +105,8 @@ def add_parser(subparsers: Any) -> None:
         type=measures_option,
         default=",".join(_SHOWN),
         metavar="A,B,…",
-        help=f"numbers shown in the table, of {', '.join(ERROR_METRICS)}, quality@C and bleu@C at "
-        "each coverage C; JSON has all of them",
+        help=f"numbers shown in the table, of {', '.join(ERROR_METRICS)}, quality@C and bleu@C "
+        "(wer@C for wer) at each coverage C; JSON has all of them",
     )
     parser.add_argument(
         "--versus", metavar="FILE", help="another system on the same sentences to compare with"
@@ -114,6 +119,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--diagram", metavar="FILE", help="draw the rejection curves, as .svg or .png"
     )
+    add_normalisation_options(parser)
     add_n_best_options(parser)
     add_result_options(parser)
     parser.set_defaults(run=run)
@@ -126,7 +132,7 @@ def run(args: argparse.Namespace) -> int:
     if args.diagram is not None:
         check_format(args.diagram)
     shown = _check_shown(args)
-    aggregation = aggregation_of(args)
+    aggregation, normalisation = aggregation_of(args), normalisation_of(args, quality=args.quality)
     first = _read(args.hypotheses, args.references, aggregation)
     second = first
     if args.versus is not None:
@@ -137,13 +143,13 @@ def run(args: argparse.Namespace) -> int:
     if args.versus_measure is None and args.versus is not None and args.measures is None:
         present = second.hypotheses[0].uncertainty
         against = {m: m for m in measures if m in present}
-    results, curves = _assess(first, measures, args)
+    results, curves = _assess(first, measures, args, normalisation)
     others = {}
     if against and second is first:
         missing = [m for m in dict.fromkeys(against.values()) if m not in results]
-        others = results | (_assess(first, missing, args)[0] if missing else {})
+        others = results | (_assess(first, missing, args, normalisation)[0] if missing else {})
     elif against:
-        others, _ = _assess(second, list(dict.fromkeys(against.values())), args)
+        others, _ = _assess(second, list(dict.fromkeys(against.values())), args, normalisation)
     pairs = {
         measure: compare_numbers(results[measure], others[other])
         for measure, other in against.items()
@@ -189,21 +195,23 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _assess(
-    one: HypothesisSet, measures: list[str], args: argparse.Namespace
+    one: HypothesisSet, measures: list[str], args: argparse.Namespace, normalisation: Normalisation
 ) -> tuple[dict[str, ErrorResult], dict[str, RejectionResult]]:
     """Results and rejection curves of one system, by measure."""
     texts, references = [h.text for h in one.hypotheses], one.references()
     try:
-        quality = sentence_quality(texts, references, metric=args.quality, tokenize=args.tokenize)
-        counts = bleu_counts(texts, references, tokenize=args.tokenize)
+        how: Any = {"tokenize": args.tokenize, "normalisation": normalisation}
+        quality = sentence_quality(texts, references, metric=args.quality, **how)
         scores = {measure: uncertainty_of(one.hypotheses, measure) for measure in measures}
         results = detect_errors(
             quality,
             scores,
-            acceptable_error=args.acceptable_error,
+            acceptable_error=default_acceptable_error(args.quality)
+            if args.acceptable_error is None
+            else args.acceptable_error,
             coverages=args.coverage,
-            counts=counts,
-            quality_signature=sentence_signature(args.quality, tokenize=args.tokenize),
+            corpus=corpus_score(args.quality, texts, references, **how),
+            quality_signature=sentence_signature(args.quality, **how),
             resamples=args.bootstrap,
             seed=args.seed,
             n_best=one.n_best,
@@ -229,7 +237,8 @@ def _compares(args: argparse.Namespace) -> bool:
 
 def _check_shown(args: argparse.Namespace) -> list[str]:
     """The numbers to show, all known."""
-    selective = [f"{kind}@{share:g}" for share in args.coverage for kind in ("quality", "bleu")]
+    kinds = ("quality", selective_metric(args.quality))
+    selective = [f"{kind}@{share:g}" for share in args.coverage for kind in kinds]
     known = [*ERROR_METRICS, *selective]
     unknown = [name for name in args.show if name not in known]
     if unknown:
@@ -238,7 +247,7 @@ def _check_shown(args: argparse.Namespace) -> list[str]:
 
 
 def _scale(name: str) -> float:
-    """From a number to what is shown: quality and BLEU are 0 to 100 already."""
+    """From a number to what is shown: quality, BLEU and WER are in per cent already."""
     return 100.0 if name in ERROR_METRICS else 1.0
 
 

@@ -6,7 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from seqdistill.assessment import read_best, reject, sentence_quality, uncertainty_of
+from seqdistill.assessment import (
+    read_best,
+    reject,
+    sentence_quality,
+    uncertainty_of,
+    word_errors,
+)
 from seqdistill.cli.main import main
 from seqdistill.hypotheses import write_hypotheses
 from tests.reference.hypothesis_sets import make_hypotheses
@@ -170,3 +176,27 @@ def test_unusable_options(
     assert message in captured.err
     assert "Traceback" not in captured.err
     assert captured.out == ""
+
+
+def test_word_errors(systems: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def record(*more: str) -> dict:
+        command = options(systems / "ensemble", "--bootstrap", "0", "--measures", "epkl", "--json")
+        assert main([*command, "--quality", "wer", *more]) == 0
+        return json.loads(capsys.readouterr().out)["results"][0]
+
+    found = record("--coverage", "0.5,1")
+    best = read_best(systems / "ensemble" / "in_domain.jsonl")
+    texts = [h.text for h in best], [h.reference for h in best]
+    rate = word_errors(*texts, resamples=0).rates.numbers["wer"].value
+    assert found["numbers"]["wer@1"]["value"] == pytest.approx(100 * rate)
+    assert "metric:selective_wer|coverage:1|" in found["numbers"]["wer@1"]["signature"]
+    assert "quality:[nrefs:1;unit:words;case:mixed;" in found["numbers"]["prr"]["signature"]
+    assert "bleu@1" not in found["numbers"]
+    assert found["acceptable_error"] == 0.1
+    lower = record("--lowercase", "--remove-punctuation", "--acceptable-error", "0.3")
+    assert "case:lower;punct:removed" in lower["numbers"]["prr"]["signature"]
+    assert lower["acceptable_error"] == 0.3
+    assert main(options(systems / "ensemble", "--lowercase")) == 2
+    assert "belong to --quality wer" in capsys.readouterr().err
+    assert main(options(systems / "ensemble", "--quality", "wer", "--show", "bleu@1")) == 1
+    assert "unknown bleu@1; there are" in capsys.readouterr().err

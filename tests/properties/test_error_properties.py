@@ -4,7 +4,6 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from seqdistill.assessment import compare, compare_detection, detect_errors
-from seqdistill.assessment.quality import word_edits
 from tests.reference import retention as reference
 
 SHARES = ("r_auc", "f1_auc", "f1_at_95", "aurc", "e_aurc")
@@ -116,14 +115,3 @@ def test_detection_is_compared_on_the_same_resamples(inside, outside) -> None:
     # A monotone transform is the same measure.
     same = compare_detection(a_in, a_out, 2.0 * a_in, 2.0 * a_out, resamples=10)["auroc"]
     assert (same.difference.low, same.difference.high, same.p_value) == (0.0, 0.0, 1.0)
-
-
-words = st.lists(st.sampled_from("abc"), max_size=8)
-
-
-@given(words, words, words)
-def test_edits_are_a_distance(x: list[str], y: list[str], z: list[str]) -> None:
-    assert word_edits(x, y) == word_edits(y, x)
-    assert (word_edits(x, y) == 0) == (x == y)
-    assert word_edits(x, z) <= word_edits(x, y) + word_edits(y, z)
-    assert abs(len(x) - len(y)) <= word_edits(x, y) <= max(len(x), len(y))

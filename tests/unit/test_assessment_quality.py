@@ -41,8 +41,8 @@ def test_bad_input(monkeypatch: pytest.MonkeyPatch) -> None:
         sentence_quality([], [])
     with pytest.raises(InputError, match="unknown metric 'gleu'; there are bleu, chrf, ter, wer"):
         sentence_quality(["a"], ["a"], metric="gleu")
-    with pytest.raises(InputError, match=r"1 references are empty .the first is number 1.*WER"):
-        sentence_quality(["a", "b"], ["a", " "], metric="wer")
+    with pytest.raises(InputError, match=r"1 references are empty .the first is number 1.*TER"):
+        sentence_quality(["a", "b"], ["a", " "], metric="ter")
     monkeypatch.setitem(sys.modules, "sacrebleu.metrics", None)
     with pytest.raises(InputError, match="pip install"):
         corpus_quality(["a"], ["a"])

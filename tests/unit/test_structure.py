@@ -46,6 +46,7 @@ FRAMEWORKS = (
     "matplotlib",
     "jinja2",
     "sacrebleu",
+    "jiwer",
     "sklearn",
     "scipy",
 )
