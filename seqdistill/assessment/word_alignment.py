@@ -153,8 +153,8 @@ def align_words(
         InputError: jiwer is not installed.
 
     Example:
-        >>> [(a.reference, a.hypothesis) for a in align_words("a x", "a b c")]
-        [('a', 'a'), ('b', None), ('c', 'x')]
+        >>> [(a.reference, a.hypothesis) for a in align_words("a x c d", "a b c")]
+        [('a', 'a'), ('b', 'x'), ('c', 'c'), (None, 'd')]
     """
     mine, theirs, chunks = _align([hypothesis], [reference], "words", normalisation)
     aligned: list[Aligned] = []
