@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from benchmarks.inputs import make_inputs
+from seqdistill.files import locked
 from seqdistill.targets.store import (
     DataPrint,
     DictionaryPrint,
@@ -17,7 +18,6 @@ from seqdistill.targets.store import (
     StoreWriter,
     TargetStore,
     TeacherPrint,
-    locked,
     sparsify,
     write_shard,
 )

@@ -28,18 +28,16 @@ from fairseq_plugins.target_cache.corpus import (
 from fairseq_plugins.target_cache.making import TeacherPlace
 from fairseq_plugins.teachers import TeacherEnsemble, translation_loader
 from seqdistill.errors import InputError
-from seqdistill.targets.store.files import (
-    Array,
-    MappedTensors,
+from seqdistill.files import (
     disk_errors,
     json_to_bytes,
     read_json,
     remove_parts,
     sync_folder,
-    tensors_to_bytes,
     write_whole,
 )
-from seqdistill.targets.store.fingerprint import differences
+from seqdistill.records import differences
+from seqdistill.targets.store.files import Array, MappedTensors, tensors_to_bytes
 
 #: Sentences of a chunk: what a killed run has to decode again.
 CHUNK = 256

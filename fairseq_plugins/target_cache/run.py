@@ -17,6 +17,8 @@ from fairseq_plugins.target_cache.decoding import (
 )
 from fairseq_plugins.target_cache.making import ShardWork, TeacherPlace
 from fairseq_plugins.teachers import find_members
+from seqdistill.files import locked
+from seqdistill.records import describe_environment
 from seqdistill.targets.store import (
     DataPrint,
     DictionaryPrint,
@@ -25,11 +27,10 @@ from seqdistill.targets.store import (
     StoreSettings,
     StoreWriter,
     TeacherPrint,
-    locked,
 )
-from seqdistill.targets.store.pool import do_units
 from seqdistill.targets.store.settings import LARGEST_16_BIT_VOCABULARY
-from seqdistill.targets.store.writer import clear, describe_environment, refuse_foreign
+from seqdistill.targets.store.writer import clear, refuse_foreign
+from seqdistill.workers import do_units
 
 TARGETS = ("references", "ensemble", "both")
 DEFAULT_TOP_K = 128

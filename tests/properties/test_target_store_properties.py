@@ -9,6 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from seqdistill.records import differences
 from seqdistill.targets.store import TargetStore
 from seqdistill.targets.store.coding import (
     decode_log_probs,
@@ -17,7 +18,7 @@ from seqdistill.targets.store.coding import (
     encode_probs,
 )
 from seqdistill.targets.store.files import MappedTensors, tensors_to_bytes
-from seqdistill.targets.store.fingerprint import SideHasher, differences
+from seqdistill.targets.store.fingerprint import SideHasher
 from seqdistill.targets.store.prior import combine
 from tests.unit.store_cases import Case, make_case, write_store
 

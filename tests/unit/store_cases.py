@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from seqdistill.errors import InputError
+from seqdistill.files import locked
 from seqdistill.targets.store import (
     DataPrint,
     DictionaryPrint,
@@ -20,7 +21,6 @@ from seqdistill.targets.store import (
     StoreSettings,
     StoreWriter,
     TeacherPrint,
-    locked,
     sentence_checksum,
     sparsify,
     write_shard,

@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from seqdistill.errors import InputError
+from seqdistill.files import locked, write_whole
 from seqdistill.targets.proxy import proxy_dirichlet_target
 from seqdistill.targets.sparse import SparseTarget
 from seqdistill.targets.store import (
@@ -22,7 +23,6 @@ from seqdistill.targets.store import (
     StoreWriter,
     TargetStore,
     TeacherPrint,
-    locked,
     sparsify,
     write_shard,
 )
@@ -33,11 +33,11 @@ from seqdistill.targets.store.coding import (
     encode_probs,
 )
 from seqdistill.targets.store.describe import describe
-from seqdistill.targets.store.files import MappedTensors, tensors_to_bytes, write_whole
-from seqdistill.targets.store.pool import do_units
+from seqdistill.targets.store.files import MappedTensors, tensors_to_bytes
 from seqdistill.targets.store.verify import verify
 from seqdistill.targets.store.writer import clear, refuse_foreign
 from seqdistill.teachers import ensemble_statistics
+from seqdistill.workers import do_units
 from tests.unit.store_cases import (
     Case,
     Squares,
@@ -566,7 +566,7 @@ def test_going_on_with_something_else_names_what_differs(tmp_path: Path) -> None
 def test_two_writers_on_one_store(tmp_path: Path) -> None:
     script = (
         "import sys, pathlib\n"
-        "from seqdistill.targets.store import locked\n"
+        "from seqdistill.files import locked\n"
         "with locked(pathlib.Path(sys.argv[1])):\n"
         "    print('held', flush=True)\n"
         "    sys.stdin.read()\n"
@@ -581,7 +581,7 @@ def test_two_writers_on_one_store(tmp_path: Path) -> None:
     assert other.stdout.readline() == "held\n"
     try:
         with (
-            pytest.raises(InputError, match=f"process {other.pid} is writing this store"),
+            pytest.raises(InputError, match=f"process {other.pid} is writing this folder"),
             locked(tmp_path),
         ):
             pass
@@ -595,6 +595,7 @@ _FULL_DISK = """
 import pickle, resource, sys
 from pathlib import Path
 from seqdistill.errors import InputError
+from seqdistill.files import locked, write_whole
 from tests.unit.store_cases import make_case, write_store
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), resource.RLIM_INFINITY))
 try:

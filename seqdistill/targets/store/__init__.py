@@ -17,7 +17,7 @@ from seqdistill.targets.store.reader import TargetStore
 from seqdistill.targets.store.settings import StorePlan, StoreSettings
 from seqdistill.targets.store.shards import ShardBuilder, ids_checksum, sentence_checksum
 from seqdistill.targets.store.sparsify import sparsify
-from seqdistill.targets.store.writer import StoreWriter, locked, write_shard
+from seqdistill.targets.store.writer import StoreWriter, write_shard
 
 __all__ = [
     "DataPrint",
@@ -32,7 +32,6 @@ __all__ = [
     "TargetStore",
     "TeacherPrint",
     "ids_checksum",
-    "locked",
     "sentence_checksum",
     "sparsify",
     "write_shard",

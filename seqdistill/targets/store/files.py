@@ -8,12 +8,9 @@ zarr bring libraries of their own for chunking and compression that random acces
 for; ``.npz`` cannot be mapped.
 """
 
-import errno
 import json
 import mmap
-import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,15 +24,11 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 #: The one key of the files' metadata; its value is JSON.
 METADATA_KEY = "seqdistill"
-#: Ends the names of files that are being written; the writer's process number comes before it.
-PART = ".part"
 
 _DTYPES = {
     "F64": np.float64, "F32": np.float32, "F16": np.float16,
     "I64": np.int64, "I32": np.int32, "U32": np.uint32, "U16": np.uint16,
 }  # fmt: skip
-#: The disk, the quota, or the largest file that the process may write.
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def tensors_to_bytes(arrays: Mapping[str, Array], metadata: Mapping[str, Any]) -> bytes:
@@ -48,74 +41,6 @@ def tensors_to_bytes(arrays: Mapping[str, Array], metadata: Mapping[str, Any]) -
     contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     text = json.dumps(metadata, sort_keys=True, ensure_ascii=True)
     return safetensors.numpy.save(contiguous, {METADATA_KEY: text})
-
-
-def json_to_bytes(value: Any) -> bytes:
-    """Return a value as the text of a JSON file."""
-    return (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode()
-
-
-def read_json(path: Path) -> Any:
-    """Read a JSON file.
-
-    Raises:
-        InputError: it is damaged.
-    """
-    try:
-        return json.loads(path.read_bytes())
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise InputError(f"{path}: expected JSON, found something else ({error})") from error
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """Write a file that appears under its name only when all of it is on the disk.
-
-    Raises:
-        InputError: the disk is full; nothing of the file is left.
-    """
-    part = path.with_name(f"{path.name}.{os.getpid()}{PART}")
-    try:
-        with disk_errors(path, len(data)):
-            with open(part, "wb") as handle:
-                handle.write(data)
-                handle.flush()
-                os.fsync(handle.fileno())
-            os.replace(part, path)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
-    sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make the names in a folder last through a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-@contextmanager
-def disk_errors(path: Path, size: int | None = None) -> Iterator[None]:
-    """Turn the errors of a full disk into an :class:`InputError` that says what to do."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in _FULL:
-            raise
-        needed = "" if size is None else f" ({size / 1e6:,.1f} MB)"
-        raise InputError(
-            f"{path}{needed} could not be written: {error.strerror}. Nothing of it is left; what "
-            "was finished before is kept. Make room and repeat the same command: it goes on from "
-            "there"
-        ) from error
-
-
-def remove_parts(folder: Path) -> None:
-    """Remove what killed processes left half written."""
-    for path in folder.glob(f"*{PART}"):
-        path.unlink(missing_ok=True)
 
 
 class MappedTensors:

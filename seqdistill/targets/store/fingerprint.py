@@ -1,17 +1,15 @@
 """What a store was made of: teachers, dictionaries and data, and how two such differ."""
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from seqdistill.errors import InputError
+from seqdistill.files import sha256_of_file
 from seqdistill.targets.store.files import Array
-
-_BLOCK = 1 << 22
 
 
 @dataclass(frozen=True)
@@ -130,72 +128,9 @@ def data_print_from_dict(record: Mapping[str, Any]) -> DataPrint:
     )
 
 
-def differences(expected: Any, found: Any, name: str = "") -> list[str]:
-    """Say in which parts two nested records differ; names of files are not compared.
-
-    Args:
-        expected: what the store has: mappings, sequences, plain values.
-        found: what there is now.
-        name: of the whole, empty at the top.
-
-    Example:
-        >>> differences({"settings": {"top_k": 128}}, {"settings": {"top_k": 64}})
-        ['settings top_k: the store has 128, here it is 64']
-    """
-    if isinstance(expected, Mapping) and isinstance(found, Mapping):
-        keys = [*expected, *(key for key in found if key not in expected)]
-        parts: Iterable[tuple[str, Any, Any]] = (
-            (f"{name} {key}", expected.get(key), found.get(key)) for key in keys if key != "name"
-        )
-        label = expected.get("name")
-        return [
-            line if label is None else f"{line} ({label})"
-            for part, a, b in parts
-            for line in differences(a, b, part.strip())
-        ]
-    if _is_list(expected) and _is_list(found):
-        if len(expected) != len(found):
-            return [f"{name}: the store has {len(expected)}, here there are {len(found)}"]
-        pairs = enumerate(zip(expected, found, strict=True), start=1)
-        return [line for n, (a, b) in pairs for line in differences(a, b, f"{name} {n}")]
-    if expected == found:
-        return []
-    return [f"{name}: the store has {_short(expected)}, here it is {_short(found)}"]
-
-
 def first_different_symbol(expected: Sequence[str], found: Sequence[str]) -> str:
     """Say at which entry two dictionaries differ first."""
     pairs = enumerate(zip(expected, found, strict=False))
     where = next((i for i, (a, b) in pairs if a != b), min(len(expected), len(found)))
     theirs, mine = (repr(x[where]) if where < len(x) else "nothing" for x in (expected, found))
     return f"entry {where} is {theirs} in the store and {mine} here"
-
-
-def sha256_of_file(path: Path) -> str:
-    """Return the SHA-256 of a file.
-
-    Raises:
-        InputError: there is no such file.
-    """
-    digest = hashlib.sha256()
-    try:
-        for block in _blocks(path):
-            digest.update(block)
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: no such file") from error
-    return digest.hexdigest()
-
-
-def _blocks(path: Path) -> Iterator[bytes]:
-    with open(path, "rb") as handle:
-        while block := handle.read(_BLOCK):
-            yield block
-
-
-def _is_list(value: Any) -> bool:
-    return isinstance(value, Sequence) and not isinstance(value, str)
-
-
-def _short(value: Any) -> str:
-    is_digest = isinstance(value, str) and len(value) == 64
-    return f"{value[:12]}…" if is_digest else "nothing" if value is None else str(value)

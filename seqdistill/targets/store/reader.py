@@ -9,13 +9,14 @@ from typing import Any
 import torch
 
 from seqdistill.errors import InputError
+from seqdistill.files import read_json
+from seqdistill.records import differences
 from seqdistill.targets.sparse import SparseTarget
 from seqdistill.targets.store.assembling import assemble
-from seqdistill.targets.store.files import Array, MappedTensors, read_json
+from seqdistill.targets.store.files import Array, MappedTensors
 from seqdistill.targets.store.fingerprint import (
     DataPrint,
     DictionaryPrint,
-    differences,
     first_different_symbol,
 )
 from seqdistill.targets.store.settings import (

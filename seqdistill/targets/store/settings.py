@@ -19,7 +19,6 @@ MANIFEST = "manifest.json"
 PRIOR = "prior.safetensors"
 VOCABULARY = "vocabulary.json"
 SHARDS = "shards"
-LOCK = ".lock"
 
 STORE_DTYPES = ("float16", "float32")
 #: Piece numbers up to this size fit 16 bits.

@@ -7,28 +7,19 @@ that counts, and the same command goes on from there. Deleting a shard of a fini
 same command write that one again.
 """
 
-import fcntl
 import hashlib
-import os
 import shutil
-import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from seqdistill.errors import InputError
+from seqdistill.files import LOCK, json_to_bytes, read_json, remove_parts, write_whole
+from seqdistill.records import differences
 from seqdistill.targets.store import prior
-from seqdistill.targets.store.files import (
-    json_to_bytes,
-    read_json,
-    remove_parts,
-    tensors_to_bytes,
-    write_whole,
-)
-from seqdistill.targets.store.fingerprint import differences, first_different_symbol
+from seqdistill.targets.store.files import tensors_to_bytes
+from seqdistill.targets.store.fingerprint import first_different_symbol
 from seqdistill.targets.store.settings import (
-    LOCK,
     MANIFEST,
     PLAN,
     PRIOR,
@@ -42,29 +33,6 @@ from seqdistill.targets.store.shards import REMAKE, Shard, ShardBuilder
 #: What a store's folder may hold beside its own files: what the ensemble decoded.
 OTHER_FOLDERS = ("data", "data.part", "decoding")
 _OWN = {PLAN, MANIFEST, PRIOR, VOCABULARY, SHARDS, LOCK, *OTHER_FOLDERS}
-
-
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold a store's folder, made if it is missing, against other writers.
-
-    Raises:
-        InputError: another process holds it.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / LOCK, "a+", encoding="utf-8") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            handle.seek(0)
-            raise InputError(
-                f"{folder}: process {handle.read().strip() or 'unknown'} is writing this store; "
-                "wait until it is done, or end it (what it finished is kept)"
-            ) from error
-        handle.truncate(0)
-        handle.write(f"{os.getpid()}\n")
-        handle.flush()
-        yield
 
 
 def clear(folder: Path) -> None:
@@ -238,23 +206,6 @@ def _read_plan(folder: Path, symbols: Sequence[str]) -> StorePlan | None:
     if (folder / VOCABULARY).exists():
         symbols = read_symbols(folder)
     return StorePlan.from_dict(read_json(path), symbols, path)
-
-
-def describe_environment(command: Sequence[str] | None = None) -> dict[str, Any]:
-    """Return what made a store: to know, not to compare."""
-    import numpy
-    import torch
-
-    import seqdistill
-
-    if command is None:
-        command = [Path(sys.argv[0]).name, *sys.argv[1:]]
-    return {
-        "command": list(command),
-        "seqdistill": seqdistill.__version__,
-        "torch": str(torch.__version__),
-        "numpy": numpy.__version__,
-    }
 
 
 def _note(folder: Path, index: int) -> Path:

@@ -1,4 +1,4 @@
-"""Work in pieces over several processes, each with its own teachers."""
+"""Work in pieces over several processes, each with what it needs."""
 
 import logging
 import multiprocessing
@@ -21,14 +21,14 @@ class Work(Protocol):
     def prepare(self) -> Callable[[int], Iterable[int]]:
         """Load what the work needs; return what does a unit.
 
-        That function takes a unit's number, does it, and yields how many sentences it has done
-        since it yielded last.
+        That function takes a unit's number, does it, and yields how many items (sentences,
+        utterances) it has done since it yielded last.
         """
         ...
 
 
 def do_units(work: Work, units: Sequence[int], workers: int, threads: int = 1) -> Iterator[int]:
-    """Do all units; yield numbers of sentences as they are done.
+    """Do all units; yield numbers of items as they are done.
 
     Args:
         work: what is to be done; one worker does it in this process, several in their own.
@@ -103,7 +103,7 @@ def _worker(parent: Connection, pickled: bytes, threads: int) -> None:
         import torch
 
         torch.set_num_threads(threads)
-        # What is said while libraries and teachers are loaded, the parent's user has seen already.
+        # What is said while libraries and models are loaded, the parent's user has seen already.
         logging.disable(logging.INFO)
         warnings.simplefilter("ignore")
         work: Work = pickle.loads(pickled)
