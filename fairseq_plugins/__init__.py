@@ -1,6 +1,7 @@
 """fairseq plug-ins of seqdistill: give this folder to ``--user-dir``.
 
-Importing it registers the task ``ensemble_teacher_translation`` and the criteria
+Importing it registers the tasks ``ensemble_teacher_translation`` and
+``ensemble_teacher_speech_to_text`` and the criteria
 ``proxy_dirichlet``, ``end2`` and ``mean_kl``, and allow-lists the few globals that fairseq's own
 checkpoints hold, so that they load on torch ≥ 2.6 without switching its safe loading off.
 """

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from fairseq.models import BaseFairseqModel, FairseqDecoder
+from fairseq.models.speech_to_text.s2t_transformer import S2TTransformerModel
 from fairseq.models.transformer import TransformerDecoderBase, TransformerModelBase
 from torch import Tensor, nn
 
@@ -23,6 +24,7 @@ _PLAIN = (
     TransformerModelBase.get_normalized_probs,
     FairseqDecoder.get_normalized_probs,
     FairseqDecoder.get_normalized_probs_scriptable,
+    S2TTransformerModel.get_normalized_probs,
 )
 
 
@@ -34,11 +36,13 @@ class TokenFeatures:
         features: (N, D).
         weight: (V, D).
         bias: (V), or None.
+        extra: what the decoder returned beside them.
     """
 
     features: Tensor
     weight: Tensor
     bias: Tensor | None
+    extra: Any = None
 
     def logits(self) -> Tensor:
         """Return (N, V) the features, projected."""
@@ -82,9 +86,9 @@ def token_features(model: Any, net_input: dict[str, Any], token_mask: Tensor) ->
 
     The model must be one that :func:`gives_features`.
     """
-    features, _ = model(**net_input, features_only=True)
+    features, extra = model(**net_input, features_only=True)
     projection = model.decoder.output_projection
-    return TokenFeatures(features[token_mask], projection.weight, projection.bias)
+    return TokenFeatures(features[token_mask], projection.weight, projection.bias, extra)
 
 
 def token_logits(model: Any, net_input: dict[str, Any], token_mask: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from omegaconf import II
 from torch import Tensor
 
 from fairseq_plugins.criterions import distillation_metrics
+from fairseq_plugins.criterions.ctc import ctc_loss
 from fairseq_plugins.features import gives_features, token_features
 from fairseq_plugins.stores import TargetStores
 from seqdistill.errors import InputError
@@ -67,6 +68,12 @@ class DistillationConfig(FairseqDataclass):
             "of the model. bfloat16 pays where the processor computes in it"
         },
     )
+    ctc_weight: float = field(
+        default=0.0,
+        metadata={
+            "help": "speech: weight of the CTC loss on the encoder, added to the distillation loss"
+        },
+    )
     sentence_avg: bool = II("optimization.sentence_avg")
 
 
@@ -89,6 +96,8 @@ class DistillationCriterion(FairseqCriterion):
             )
         if not 0 <= cfg.mix_weight <= 1:
             raise InputError(f"--mix-weight: expected a number in [0, 1], got {cfg.mix_weight}")
+        if not cfg.ctc_weight >= 0:
+            raise InputError(f"--ctc-weight: expected 0 or more, got {cfg.ctc_weight}")
         self.cfg = cfg
         self.num_updates = 0
         self.loss = self.distillation_loss()
@@ -137,7 +146,13 @@ class DistillationCriterion(FairseqCriterion):
         fused = self.training and not self.cfg.no_fused_loss and gives_features(model)
         compute = self._fused if fused else self._plain
         try:
-            loss, logging_output = compute(model, sample, token_mask, references, temperature)
+            loss, logging_output, extra = compute(
+                model, sample, token_mask, references, temperature
+            )
+            if self.cfg.ctc_weight > 0:
+                aligned, logged = ctc_loss(model, extra, sample)
+                loss = loss + self.cfg.ctc_weight * aligned
+                logging_output |= logged
         except InputError as error:
             raise InputError(f"update {self.num_updates}: {error}") from error
         sample_size = target.size(0) if self.cfg.sentence_avg else sample["ntokens"]
@@ -157,11 +172,11 @@ class DistillationCriterion(FairseqCriterion):
         token_mask: Tensor,
         references: Tensor,
         temperature: float,
-    ) -> tuple[Tensor, dict[str, Any]]:
+    ) -> tuple[Tensor, dict[str, Any], Any]:
         given = token_features(model, sample["net_input"], token_mask)
         target = self.task.stored_targets(sample, token_mask, self.training)
         if target is None:
-            target = self.task.teachers.members(sample["net_input"], token_mask, temperature)
+            target = self.task.teachers.members(teacher_input(sample), token_mask, temperature)
         products = str(self.cfg.loss_products)
         result = fused_distillation_loss(
             given.features,
@@ -176,7 +191,7 @@ class DistillationCriterion(FairseqCriterion):
         with torch.no_grad():
             V = given.weight.shape[0]
             output = distillation_metrics.rows_output(result.rows, V, self.task.student_head)
-        return result.loss_sum, output
+        return result.loss_sum, output, given.extra
 
     def _plain(
         self,
@@ -185,11 +200,12 @@ class DistillationCriterion(FairseqCriterion):
         token_mask: Tensor,
         references: Tensor,
         temperature: float,
-    ) -> tuple[Tensor, dict[str, Any]]:
-        logits = model(**sample["net_input"])[0][token_mask]  # (N, V)
+    ) -> tuple[Tensor, dict[str, Any], Any]:
+        logits, extra = model(**sample["net_input"])[:2]
+        logits = logits[token_mask]  # (N, V)
         target = self.task.stored_targets(sample, token_mask, self.training)
         if target is None and self.task.teachers is not None:
-            target = self.task.teachers.statistics(sample["net_input"], token_mask, temperature)
+            target = self.task.teachers.statistics(teacher_input(sample), token_mask, temperature)
         if target is None:  # a subset without a store, which a warning has said
             loss, _ = label_smoothed_cross_entropy(logits, references)
         else:
@@ -198,7 +214,7 @@ class DistillationCriterion(FairseqCriterion):
             output = distillation_metrics.logging_output(
                 logits, references, target, self.task.student_head, detailed=not self.training
             )
-        return loss, output
+        return loss, output, extra
 
     @classmethod
     def reduce_metrics(cls, logging_outputs: list[dict[str, Any]]) -> None:
@@ -209,3 +225,9 @@ class DistillationCriterion(FairseqCriterion):
     def logging_outputs_can_be_summed() -> bool:
         """Every entry is a sum (histograms included), so ranks are added up."""
         return True
+
+
+def teacher_input(sample: dict[str, Any]) -> dict[str, Any]:
+    """Return what teachers read of a batch: what the student reads, unless the task says more."""
+    given: dict[str, Any] = sample.get("teacher_net_input") or sample["net_input"]
+    return given

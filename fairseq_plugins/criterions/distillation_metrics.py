@@ -104,6 +104,10 @@ def reduce(logging_outputs: list[dict[str, Any]]) -> None:
         name = f"ensemble_{short}"
         if any(name in output for output in logging_outputs):
             metrics.log_scalar(name, total(name) / ntokens, ntokens, round=4)
+    if any("ctc_loss" in output for output in logging_outputs):
+        metrics.log_scalar("ctc_loss", total("ctc_loss") / sample_size, sample_size, round=4)
+        if total("ctc_impossible"):
+            metrics.log_scalar("ctc_impossible", total("ctc_impossible"), 1, round=0)
     temperature = total("teacher_temperature") / sample_size
     if temperature != 1:
         metrics.log_scalar("teacher_temperature", temperature, sample_size, round=3)

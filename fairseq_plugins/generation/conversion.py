@@ -51,7 +51,8 @@ def to_hypotheses(
     """Turn what a generator or scorer of this package returned into hypotheses.
 
     Args:
-        sample: fairseq's batch of B sentences.
+        sample: fairseq's batch of B sentences; ``utterances``, names of B sources that are no text,
+            and ``transcripts``, B references as they were written, or None, are used where there.
         hypos: B lists of hypotheses, best first.
         ids: the sentences' numbers.
         dictionary: of the target side.
@@ -67,11 +68,16 @@ def to_hypotheses(
     pad = dictionary.pad()
     sources = sample["net_input"].get("src_tokens") if source_text is not None else None
     references = sample.get("target")
+    names, transcripts = sample.get("utterances"), sample.get("transcripts")
     for row, (sentence, candidates) in enumerate(zip(ids, hypos, strict=True)):
         source = reference = None
         if source_text is not None and sources is not None:
             source = source_text(sources[row][sources[row] != pad])
-        if references is not None:
+        elif names is not None:
+            source = names[row]
+        if transcripts is not None:
+            reference = transcripts[row]
+        elif references is not None:
             reference = target_text(references[row][references[row] != pad])
         for rank, hypo in enumerate(candidates[:n_best]):
             keep = _keep(measures, hypo)
