@@ -12,20 +12,24 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from recipes.common.config import unknown
 from recipes.common.fidelity import Fidelity, fidelity
 from recipes.common.plan import WorkFolder, make_plan
 from recipes.common.recipe import Recipe, read_resolved
 from recipes.common.steps import STAGES, Stamps
 from recipes.common.tables import results_markdown
-from seqdistill.assessment import assess_quality, read_best
+from seqdistill.assessment import assess_quality, assess_word_errors, read_best
+from seqdistill.assessment.quality import METRICS
 from seqdistill.errors import InputError
 from seqdistill.files import atomic_write
+from seqdistill.hypotheses import Hypothesis
 from seqdistill.report import ReportInput, read_system
 from seqdistill.report.results import SystemResult, compute
 from seqdistill.uncertainty.measures import MEASURES
 
 SCHEMA = "seqdistill.recipe-results/1"
-PACKAGES = ("seqdistill", "torch", "fairseq-fixed", "sentencepiece", "sacrebleu", "numpy")
+SENTENCE_METRICS = (*METRICS, "wer")  # those that the report has, too
+PACKAGES = ("seqdistill", "torch", "fairseq-fixed", "sentencepiece", "sacrebleu", "jiwer", "numpy")
 
 
 def assess(recipe: Recipe, work: WorkFolder) -> dict[str, Any]:
@@ -34,6 +38,9 @@ def assess(recipe: Recipe, work: WorkFolder) -> dict[str, Any]:
     Raises:
         InputError: hypotheses are missing or do not fit together.
     """
+    metric = recipe.assess.sentence_metric
+    if metric not in SENTENCE_METRICS:
+        raise unknown("metric", metric, SENTENCE_METRICS, "assess.sentence_metric")
     for measure in recipe.assess.measures:
         if measure not in MEASURES:
             raise InputError(
@@ -65,6 +72,7 @@ def assess(recipe: Recipe, work: WorkFolder) -> dict[str, Any]:
         "title": recipe.title,
         "seed": recipe.seed,
         "measures": recipe.assess.measures,
+        "sentence_metric": recipe.assess.sentence_metric,
         "sets": recipe.data.ood,
         "systems": {result.name: _system(recipe, work, result, reference) for result in computed},
         "steps": step_records(recipe, work),
@@ -87,15 +95,15 @@ def _system(
             seed=recipe.assess.seed,
         )
     likelihood, calibration = result.likelihood, result.calibration
-    quality = {"test": result.quality and asdict(result.quality)}
-    for name in recipe.data.ood:
-        score = assess_quality(read_best(work.decoded(result.name, name)))
-        quality[name] = score and asdict(score)
+    sets = {name: read_best(work.decoded(result.name, name)) for name in recipe.data.ood}
     return {
         "label": recipe.systems[result.name].label,
         "model": asdict(result.model),
         "models": recipe.models_of(result.name),
-        "quality": quality,
+        "quality": {
+            "test": _quality(recipe, result.system.in_domain),
+            **{name: _quality(recipe, hypotheses) for name, hypotheses in sets.items()},
+        },
         "likelihood": likelihood and {**asdict(likelihood), "signature": likelihood.signature},
         "calibration": calibration
         and {
@@ -115,6 +123,17 @@ def _system(
             for measure, found in (result.rejection or {}).items()
         },
     }  # fmt: skip
+
+
+def _quality(recipe: Recipe, hypotheses: Sequence[Hypothesis]) -> dict[str, Any] | None:
+    """Corpus BLEU and chrF2, or word errors where the recipe is about transcripts."""
+    if recipe.assess.sentence_metric == "wer":
+        errors = assess_word_errors(
+            hypotheses, resamples=recipe.assess.resamples, seed=recipe.assess.seed
+        )
+        return errors and errors.to_dict()
+    score = assess_quality(hypotheses)
+    return score and asdict(score)
 
 
 def _temperature(result: SystemResult) -> dict[str, Any] | None:

@@ -1,5 +1,6 @@
 """``results.md``: the numbers of ``results.json`` as Markdown, with all it takes to redo them."""
 
+from collections.abc import Callable
 from typing import Any
 
 from recipes.common.progress import duration
@@ -16,15 +17,15 @@ def results_markdown(results: dict[str, Any]) -> str:
     parts = [
         f"# {results['title']}{scale}",
         summary_table(results),
-        "BLEU and chrF2 of the test set; nll (nats a token) and ECE along its references; "
-        "AUROC in %, mean over the out-of-domain sets, of total (TU) and knowledge uncertainty "
-        "(RMI); PRR of TU; ρ, Spearman of token TU with the reference system's.",
+        f"{_QUALITY_NOTES[_is_about_words(results)]} of the test set; nll (nats a token) and ECE "
+        "along its references; AUROC in %, mean over the out-of-domain sets, of total (TU) and "
+        "knowledge uncertainty (RMI); PRR of TU; ρ, Spearman of token TU with the reference "
+        "system's.",
         "## AUROC of every measure on every set (%, with 95 % intervals)",
         *(auroc_table(results, measure) for measure in results["measures"]),
         "## Prediction rejection ratio on the test set (%, with 95 % intervals)",
         rejection_table(results),
-        "## Quality on every set (BLEU / chrF2)",
-        quality_table(results),
+        *quality_section(results),
         "## Calibration along the references (95 % intervals), and at a temperature fitted on the "
         "validation set",
         calibration_table(results),
@@ -38,7 +39,9 @@ def results_markdown(results: dict[str, Any]) -> str:
 
 def summary_table(results: dict[str, Any]) -> str:
     """One row a system: what most people look for."""
-    header = ["system", "BLEU", "chrF2", "nll", "ECE", "AUROC TU", "AUROC RMI", "PRR TU", "ρ TU"]
+    words = _is_about_words(results)
+    quality_header = ["WER", "S / I / D", "CER"] if words else ["BLEU", "chrF2"]
+    header = ["system", *quality_header, "nll", "ECE", "AUROC TU", "AUROC RMI", "PRR TU", "ρ TU"]
     rows = []
     for system in results["systems"].values():
         quality, likeness = system["quality"]["test"], system["fidelity"]
@@ -46,8 +49,7 @@ def summary_table(results: dict[str, Any]) -> str:
         rows.append(
             [
                 system["label"],
-                _number(quality and quality["bleu"]["value"], 1),
-                _number(quality and quality["chrf"]["value"], 1),
+                *(_word_cells(quality) if words else _score_cells(quality)),
                 _number(system["likelihood"] and system["likelihood"]["nll"], 3),
                 _number(system["calibration"] and system["calibration"]["ece"], 3),
                 _number(_mean_auroc(system, "total_uncertainty"), 1, 100),
@@ -89,20 +91,29 @@ def rejection_table(results: dict[str, Any]) -> str:
     return format_table(header, rows, "markdown")
 
 
-def quality_table(results: dict[str, Any]) -> str:
-    """Systems by the sets that have references, and the signatures of the scores."""
+def quality_section(results: dict[str, Any]) -> list[str]:
+    """Heading, systems by the sets that have references, and the signatures of the scores."""
     systems = list(results["systems"].values())
+    words = _is_about_words(results)
+    heading = "Word errors on every set (%, with 95 % intervals)"
+    parts = [f"## {heading if words else 'Quality on every set (BLEU / chrF2)'}"]
     sets = [name for name in ("test", *results["sets"]) if any(s["quality"][name] for s in systems)]
     if not sets:
-        return "No set has references."
-    rows = [
-        [system["label"], *(_quality(system["quality"][name]) for name in sets)]
-        for system in systems
-    ]
-    table = format_table(["system", *sets], rows, "markdown")
+        return [*parts, "No set has references."]
     scored = next(s["quality"][sets[0]] for s in systems if s["quality"][sets[0]])
-    signatures = [f"- {name}: `{scored[name]['signature']}`" for name in ("bleu", "chrf")]
-    return "\n".join([table, "", *signatures])
+    tables = (
+        {"WER": _rate("wer"), "S / I / D": _parts_of_wer, "SER": _rate("ser"), "CER": _rate("cer")}
+        if words
+        else {"system": _quality}
+    )
+    for title, cell in tables.items():
+        rows = [[s["label"], *(cell(s["quality"][name]) for name in sets)] for s in systems]
+        parts.append(format_table([title, *sets], rows, "markdown"))
+    signed = scored["rates"] if words else scored
+    names = ("wer", "cer") if words else ("bleu", "chrf")
+    known = [name for name in names if signed[name] is not None]
+    parts.append("\n".join(f"- {name}: `{signed[name]['signature']}`" for name in known))
+    return parts
 
 
 def calibration_table(results: dict[str, Any]) -> str:
@@ -188,10 +199,42 @@ def _mean_auroc(system: dict[str, Any], measure: str) -> float | None:
     return sum(values) / len(values) if values else None
 
 
+_QUALITY_NOTES = {
+    False: "BLEU and chrF2",
+    True: "WER, its substitutions, insertions and deletions, and CER, all in %,",
+}
+
+
+def _is_about_words(results: dict[str, Any]) -> bool:
+    """Whether the recipe is about transcripts, whose quality are word errors."""
+    return bool(results.get("sentence_metric") == "wer")
+
+
+def _score_cells(score: dict[str, Any] | None) -> list[str]:
+    return [_number(score and score[name]["value"], 1) for name in ("bleu", "chrf")]
+
+
 def _quality(score: dict[str, Any] | None) -> str:
-    if score is None:
+    return NONE if score is None else " / ".join(_score_cells(score))
+
+
+def _word_cells(errors: dict[str, Any] | None) -> list[str]:
+    return [_share(errors, "wer"), _parts_of_wer(errors), _share(errors, "cer")]
+
+
+def _share(errors: dict[str, Any] | None, rate: str) -> str:
+    found = errors and errors["rates"][rate]
+    return _number(found and found["value"], 1, 100)
+
+
+def _rate(name: str) -> Callable[[dict[str, Any] | None], str]:
+    return lambda errors: _interval(errors and errors["rates"][name])
+
+
+def _parts_of_wer(errors: dict[str, Any] | None) -> str:
+    if errors is None or errors["rates"]["wer"] is None:
         return NONE
-    return f"{score['bleu']['value']:.1f} / {score['chrf']['value']:.1f}"
+    return " / ".join(_share(errors, name) for name in ("substitutions", "insertions", "deletions"))
 
 
 def _number(value: float | None, digits: int, factor: float = 1.0) -> str:

@@ -41,6 +41,7 @@ from seqdistill.assessment.hypothesis_sets import (
     assess_ood,
     assess_quality,
     assess_rejection,
+    assess_word_errors,
     uncertainty_of,
 )
 from seqdistill.assessment.numbers import Numbers, compare_numbers
@@ -79,6 +80,7 @@ __all__ = [
     "assess_ood",
     "assess_quality",
     "assess_rejection",
+    "assess_word_errors",
     "aupr",
     "auroc",
     "average_ranks",

@@ -22,6 +22,8 @@ from seqdistill.assessment.quality import (
     sentence_quality,
 )
 from seqdistill.assessment.rejection import RejectionResult, reject
+from seqdistill.assessment.word_alignment import AS_WRITTEN, Normalisation
+from seqdistill.assessment.word_errors import WordErrors, word_errors
 from seqdistill.errors import InputError
 from seqdistill.hypotheses import Hypothesis, ModelInfo
 
@@ -176,11 +178,34 @@ def assess_quality(
     return corpus_quality([h.text for h in hypotheses], references, tokenize=tokenize)
 
 
+def assess_word_errors(
+    hypotheses: Sequence[Hypothesis],
+    *,
+    normalisation: Normalisation = AS_WRITTEN,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> WordErrors | None:
+    """Count the word errors of hypotheses; None where no hypothesis has a reference.
+
+    Raises:
+        InputError: only some hypotheses have a reference, there is no hypothesis, or jiwer is not
+            installed.
+    """
+    references = references_of(hypotheses)
+    if references is None:
+        return None
+    texts = [hypothesis.text for hypothesis in hypotheses]
+    return word_errors(
+        texts, references, normalisation=normalisation, resamples=resamples, seed=seed
+    )
+
+
 def assess_rejection(
     hypotheses: Sequence[Hypothesis],
     *,
     measures: Sequence[str] | None = None,
     metric: str = "chrf",
+    normalisation: Normalisation = AS_WRITTEN,
     resamples: int = 1000,
     seed: int = 0,
     n_best: NBest | None = None,
@@ -193,7 +218,8 @@ def assess_rejection(
     references = references_of(hypotheses)
     if references is None:
         return None
-    quality = sentence_quality([h.text for h in hypotheses], references, metric=metric)
+    texts = [hypothesis.text for hypothesis in hypotheses]
+    quality = sentence_quality(texts, references, metric=metric, normalisation=normalisation)
     return {
         measure: reject(
             quality,

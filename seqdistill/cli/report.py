@@ -15,7 +15,12 @@ from seqdistill.cli.common import (
     named_paths,
     refuse_existing,
 )
-from seqdistill.cli.comparisons import add_n_best_options, aggregation_of
+from seqdistill.cli.comparisons import (
+    add_n_best_options,
+    add_normalisation_options,
+    aggregation_of,
+    normalisation_of,
+)
 from seqdistill.errors import UsageError
 from seqdistill.report.inputs import (
     ReportInput,
@@ -104,11 +109,16 @@ def add_parser(subparsers: Any) -> None:
         help="measures to show, in this order (default: all that a system has)",
     )
     parser.add_argument(
-        "--quality", choices=METRICS, default="chrf", help="sentence score of rejection curves"
+        "--quality",
+        choices=[*METRICS, "wer"],
+        default="chrf",
+        help="sentence score of rejection curves; with wer, for transcripts, the whole report has "
+        "word and character errors instead of BLEU and chrF",
     )
     parser.add_argument(
         "--examples", type=int, default=5, metavar="N", help="sentences shown of each set"
     )
+    add_normalisation_options(parser)
     add_n_best_options(parser)
     add_bootstrap_options(parser)
     add_output_options(parser, what="the page", required=True)
@@ -124,6 +134,7 @@ def run(args: argparse.Namespace) -> int:
         settings={**settings, **_settings(args.setting)},
         measures=args.measures,
         quality_metric=args.quality,
+        normalisation=normalisation_of(args, quality=args.quality),
         resamples=args.bootstrap,
         seed=args.seed,
         examples=args.examples,

@@ -1,4 +1,4 @@
-"""Differences between systems in detection and rejection, with intervals and p-values."""
+"""Differences between systems, of detection and rejection here, with intervals and p-values."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -28,8 +28,8 @@ def detection_differences(
     for index, other in enumerate(results[1:], start=1):
         for measure in [m for m in first.shown_measures if m in other.measures]:
             cells = [_detection(first, other, measure, name, report) for name in sets]
-            rows.append(_row(other, index, measure, cells))
-    return _table(first, rows, list(sets))
+            rows.append(difference_row(other, index, measure, [(cell, 100.0) for cell in cells]))
+    return differences_table(first, rows, list(sets))
 
 
 def rejection_differences(
@@ -47,12 +47,13 @@ def rejection_differences(
     rows = []
     first = known[0][1]
     for index, other in known[1:]:
-        if not _same(first.system.in_domain, other.system.in_domain):
+        if not same_sentences(first.system.in_domain, other.system.in_domain):
             continue
         for measure in [m for m in first.shown_measures if m in found[other.name]]:
             pair = found[other.name][measure], found[first.name][measure]
-            rows.append(_row(other, index, measure, [compare_numbers(*pair).get("prr")]))
-    return _table(first, rows, ["PRR"])
+            compared = compare_numbers(*pair).get("prr")
+            rows.append(difference_row(other, index, measure, [(compared, 100.0)]))
+    return differences_table(first, rows, ["PRR"])
 
 
 def _detection(
@@ -64,44 +65,59 @@ def _detection(
     )
     if mine[1] is None or theirs[1] is None:
         return None
-    if not (_same(mine[0], theirs[0]) and _same(mine[1], theirs[1])):
+    if not (same_sentences(mine[0], theirs[0]) and same_sentences(mine[1], theirs[1])):
         return None
     scores = [uncertainty_of(rows, measure) for rows in (mine[0], mine[1], theirs[0], theirs[1])]
     compared = compare_detection(*scores, resamples=report.resamples, seed=report.seed)
     return compared["auroc"]
 
 
-def _same(mine: Sequence[Hypothesis], theirs: Sequence[Hypothesis]) -> bool:
-    """Whether both are about the same sentences, in the same order."""
+def same_sentences(mine: Sequence[Hypothesis], theirs: Sequence[Hypothesis]) -> bool:
+    """Say whether both are about the same sentences, in the same order."""
     return [(h.id, h.source) for h in mine] == [(h.id, h.source) for h in theirs]
 
 
-def _row(
-    result: SystemResult, index: int, measure: str, cells: Sequence[Comparison | None]
+def difference_row(
+    result: SystemResult,
+    index: int,
+    measure: str | None,
+    cells: Sequence[tuple[Comparison | None, float]],
 ) -> dict[str, Any]:
+    """Return one row of a table of differences.
+
+    Args:
+        result: the system.
+        index: its place among the systems.
+        measure: that is compared; None where it is the system itself.
+        cells: a comparison a column, and the factor from its numbers to points.
+    """
     return {
         "name": result.name,
         "series": index % plots.SERIES,
         "measure": measure,
-        "cells": [None if cell is None else _cell(cell) for cell in cells],
+        "cells": [None if cell is None else _cell(cell, scale) for cell, scale in cells],
     }
 
 
-def _table(
+def differences_table(
     first: SystemResult, rows: Sequence[dict[str, Any]], columns: list[str]
 ) -> dict[str, Any] | None:
+    """Return a table of the rows that compare anything; None without any."""
     rows = [row for row in rows if any(row["cells"])]
-    return {"first": first.name, "columns": columns, "rows": rows} if rows else None
+    if not rows:
+        return None
+    of_measures = any(row["measure"] is not None for row in rows)
+    return {"first": first.name, "columns": columns, "rows": rows, "of_measures": of_measures}
 
 
-def _cell(comparison: Comparison) -> dict[str, Any]:
-    """A difference in points of per cent, its interval and its p-value."""
+def _cell(comparison: Comparison, scale: float) -> dict[str, Any]:
+    """A difference in points, its interval and its p-value."""
     difference = comparison.difference
     interval = None
     if difference.low is not None and difference.high is not None:
-        interval = f"{100 * difference.low:+.1f} … {100 * difference.high:+.1f}"
+        interval = f"{scale * difference.low:+.1f} … {scale * difference.high:+.1f}"
     return {
-        "value": f"{100 * difference.value:+.1f}",
+        "value": f"{scale * difference.value:+.1f}",
         "interval": interval,
         "p": format_p_value(comparison),
     }

@@ -8,9 +8,9 @@ import numpy as np
 from seqdistill.assessment.bootstrap import Estimate
 from seqdistill.assessment.checks import FloatArray
 from seqdistill.assessment.error_detection import (
-    ACCEPTABLE_ERROR,
     ERROR_METRICS,
     ErrorResult,
+    default_acceptable_error,
     detect_errors,
 )
 from seqdistill.assessment.hypothesis_sets import order_measures, references_of, uncertainty_of
@@ -34,7 +34,10 @@ def errors_section(results: Sequence[SystemResult], report: ReportInput) -> dict
     chosen = [(index, result) for index, result in enumerate(results) if result.rejection]
     if not chosen:
         return None
-    quality = {result.name: _quality(result, report.quality_metric) for _, result in chosen}
+    quality = {result.name: _quality(result, report) for _, result in chosen}
+    is_rate = report.quality_metric == "wer"
+    # As a quality in per cent, or for word errors as a rate.
+    acceptable = 100 * default_acceptable_error(report.quality_metric)
     ratios = {
         result.name: {
             measure: found.prr
@@ -54,14 +57,18 @@ def errors_section(results: Sequence[SystemResult], report: ReportInput) -> dict
         tables.append(_table(metric.label, values, higher=metric.higher))
     return {
         "panels": [_rejection_panel(index, r, report.quality_metric) for index, r in chosen],
-        "retention": [_retention_panel(index, r, quality[r.name]) for index, r in chosen],
+        "retention": [
+            _retention_panel(index, r, quality[r.name], "WER" if is_rate else "error")
+            for index, r in chosen
+        ],
         "systems": [
             {"name": result.name, "series": index % plots.SERIES} for index, result in chosen
         ],
         "tables": tables,
         "differences": rejection_differences(results, found),
-        "metric": METRICS[report.quality_metric],
-        "acceptable": f"{100 * (1 - ACCEPTABLE_ERROR):g}" if found else None,
+        "metric": "WER" if is_rate else METRICS[report.quality_metric],
+        "is_rate": is_rate,
+        "acceptable": f"{acceptable if is_rate else 100 - acceptable:g}" if found else None,
         "signatures": {
             ERROR_METRICS[name].label: list(
                 dict.fromkeys(
@@ -98,10 +105,15 @@ def retention_curve(errors: FloatArray, uncertainty: FloatArray) -> tuple[FloatA
     return kept, np.concatenate([[0.0], np.cumsum(sums.total[0]) / sums.n])
 
 
-def _quality(result: SystemResult, metric: str) -> FloatArray:
+def _quality(result: SystemResult, report: ReportInput) -> FloatArray:
     hypotheses = result.system.in_domain
     references = references_of(hypotheses) or []
-    return sentence_quality([h.text for h in hypotheses], references, metric=metric)
+    return sentence_quality(
+        [h.text for h in hypotheses],
+        references,
+        metric=report.quality_metric,
+        normalisation=report.normalisation,
+    )
 
 
 def _errors(quality: FloatArray) -> FloatArray:
@@ -113,16 +125,20 @@ def _detect(
     quality: Mapping[str, FloatArray],
     report: ReportInput,
 ) -> dict[str, dict[str, ErrorResult]]:
+    threshold = default_acceptable_error(report.quality_metric)
     for column in quality.values():
-        acceptable = _errors(column) <= ACCEPTABLE_ERROR
+        acceptable = _errors(column) <= threshold + 1e-12  # as detect_errors
         if acceptable.all() or not acceptable.any():  # a threshold that separates nothing
             return {}
     return {
         result.name: detect_errors(
             quality[result.name],
             {m: uncertainty_of(result.system.in_domain, m) for m in result.measures},
+            acceptable_error=threshold,
             coverages=(1.0,),
-            quality_signature=sentence_signature(report.quality_metric),
+            quality_signature=sentence_signature(
+                report.quality_metric, normalisation=report.normalisation
+            ),
             resamples=report.resamples,
             seed=report.seed,
             n_best=result.system.n_best,
@@ -134,21 +150,28 @@ def _detect(
 def _rejection_panel(index: int, result: SystemResult, metric: str) -> dict[str, str]:
     rejection = result.rejection or {}
     first = next(iter(rejection.values()))
-    curves = [plots.Curve(first.rejected, first.oracle), plots.Curve(first.rejected, first.random)]
+    label = "sentence WER, %" if metric == "wer" else f"sentence {METRICS[metric]}"
+
+    def shown(quality: FloatArray) -> FloatArray:
+        return first.best - quality if metric == "wer" else quality
+
+    curves = [plots.Curve(first.rejected, shown(line)) for line in (first.oracle, first.random)]
     curves += [
-        plots.Curve(rejection[m].rejected, rejection[m].curve, index, dashed=order > 0)
+        plots.Curve(rejection[m].rejected, shown(rejection[m].curve), index, dashed=order > 0)
         for order, m in enumerate(result.shown_measures)
     ]
     svg = plots.curves_plot(
         curves,
         x_label="share handed over",
-        y_label=f"sentence {METRICS[metric]}",
+        y_label=label,
         key=f"rej{index}",
     )
     return {"title": result.name, "svg": svg}
 
 
-def _retention_panel(index: int, result: SystemResult, quality: FloatArray) -> dict[str, str]:
+def _retention_panel(
+    index: int, result: SystemResult, quality: FloatArray, error: str
+) -> dict[str, str]:
     errors = _errors(quality)
     ends = np.array([0.0, 1.0])
     curves = [
@@ -160,7 +183,7 @@ def _retention_panel(index: int, result: SystemResult, quality: FloatArray) -> d
         kept, left = retention_curve(errors, uncertainty)
         curves.append(plots.Curve(kept, left, index, dashed=order > 0))
     svg = plots.curves_plot(
-        curves, x_label="share kept", y_label="mean error left", key=f"ret{index}"
+        curves, x_label="share kept", y_label=f"mean {error} left", key=f"ret{index}"
     )
     return {"title": result.name, "svg": svg}
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from seqdistill.assessment.checks import FloatArray
 from seqdistill.assessment.quality import SENTENCE_METRICS, sentence_quality
+from seqdistill.assessment.word_alignment import AS_WRITTEN, Normalisation
 from seqdistill.hypotheses import Hypothesis
 from seqdistill.report.examples import shadable, surface
 from seqdistill.report.results import SystemResult
@@ -109,6 +110,7 @@ def explorer_json(
     *,
     series: int,
     budget: int = PAGE_BYTES,
+    normalisation: Normalisation = AS_WRITTEN,
 ) -> str | None:
     """Return the sentences of all systems as JSON for the page; None where no system has a measure.
 
@@ -122,13 +124,14 @@ def explorer_json(
         metric: sentence quality shown, of :data:`~seqdistill.assessment.quality.SENTENCE_METRICS`.
         series: number of colours.
         budget: bytes, above 0.
+        normalisation: of texts before words are compared.
 
     Returns:
         JSON without ``<``, so that it may stand in a script element.
     """
     if not any(result.measures for result in results):
         return None
-    quality = [_quality(_sets(result), metric) for result in results]
+    quality = [_quality(_sets(result), metric, normalisation) for result in results]
     every = _sentences(results)
     kept, payload = set(every), _payload(results, quality, metric, series, set(every))
     room = int(_TEXT_SHARE * budget)
@@ -268,17 +271,22 @@ def _chosen(every: Sequence[Sentence], places: Mapping[Sentence, int], count: in
     return ends | {rest[index] for index in even}
 
 
-def _quality(sets: Mapping[str, Sequence[Hypothesis]], metric: str) -> list[float | None]:
-    """Sentence quality, None where a sentence has no reference (or an empty one)."""
+def _quality(
+    sets: Mapping[str, Sequence[Hypothesis]], metric: str, normalisation: Normalisation
+) -> list[float | None]:
+    """Sentence quality, None where a sentence has no reference (or an empty one, save for WER)."""
+    nothing = (None,) if metric == "wer" else (None, "")
     column: list[float | None] = []
     for rows in sets.values():
-        pairs = [(row.text, row.reference) for row in rows if row.reference]
+        pairs = [(row.text, row.reference) for row in rows if row.reference not in nothing]
         scores: list[float] = []
         if pairs:
             texts, references = zip(*pairs, strict=True)
-            scores = sentence_quality(texts, references, metric=metric).tolist()
+            scores = sentence_quality(
+                texts, references, metric=metric, normalisation=normalisation
+            ).tolist()
         remaining = iter(scores)
-        column += [round(next(remaining), 1) if row.reference else None for row in rows]
+        column += [None if row.reference in nothing else round(next(remaining), 1) for row in rows]
     return column
 
 

@@ -11,6 +11,7 @@ from seqdistill.assessment.forced_sets import ForcedSet, read_forced
 from seqdistill.assessment.gradients import GradientProfile
 from seqdistill.assessment.hypothesis_files import read_set
 from seqdistill.assessment.n_best import TOP, Aggregation, NBest, join_n_best
+from seqdistill.assessment.word_alignment import AS_WRITTEN, Normalisation
 from seqdistill.errors import InputError
 from seqdistill.hypotheses import Hypothesis
 
@@ -54,7 +55,9 @@ class ReportInput:
         title: of the page.
         settings: shown as given: commands, commits, hardware, data.
         measures: shown, in this order; all that a system has when None.
-        quality_metric: sentence score of the rejection curves, ``chrf`` or ``bleu``.
+        quality_metric: sentence score of the rejection curves, ``chrf`` or ``bleu``; with ``wer``
+            the whole report shows word and character errors instead of BLEU and chrF.
+        normalisation: of texts before words are compared.
         resamples: bootstrap resamples of the intervals, 0 for none.
         seed: of the bootstrap.
         examples: sentences shown of each set and system.
@@ -66,6 +69,7 @@ class ReportInput:
     settings: Mapping[str, str] = field(default_factory=dict)
     measures: Sequence[str] | None = None
     quality_metric: str = "chrf"
+    normalisation: Normalisation = AS_WRITTEN
     resamples: int = 1000
     seed: int = 0
     examples: int = 5

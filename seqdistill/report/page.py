@@ -100,7 +100,13 @@ def render_report(report: ReportInput) -> str:
         resamples=report.resamples,
     )
     room = max(_LEAST_ROOM, PAGE_BYTES - len(page.encode("utf-8")))
-    sentences = explorer_json(results, report.quality_metric, series=plots.SERIES, budget=room)
+    sentences = explorer_json(
+        results,
+        report.quality_metric,
+        normalisation=report.normalisation,
+        series=plots.SERIES,
+        budget=room,
+    )
     return page if sentences is None else page.replace(_SENTENCES, sentences, 1)
 
 
@@ -267,6 +273,10 @@ def _signatures(results: Sequence[SystemResult], report: ReportInput) -> dict[st
             drawn = bootstrap_fields(report.resamples, report.seed)
             interval = sign({"metric": "bleu+chrf", "n": result.quality.n, **drawn})
             found.setdefault("intervals of quality", []).append(interval)
+        if result.word_errors is not None:
+            for name in ("wer", "cer"):
+                signature = result.word_errors.rates.signatures[name]
+                found.setdefault(name.upper(), []).append(signature)
         if result.likelihood is not None:
             found.setdefault("NLL", []).append(result.likelihood.signature)
             drawn = bootstrap_fields(report.resamples, report.seed)

@@ -1,4 +1,4 @@
-"""The table of text quality: corpus scores of each system, with bootstrap intervals."""
+"""The table of text quality: scores or word errors of each system, with intervals."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -9,19 +9,30 @@ import numpy as np
 from seqdistill.assessment.bootstrap import Estimate, estimate, tallies
 from seqdistill.assessment.checks import FloatArray
 from seqdistill.assessment.hypothesis_sets import references_of
-from seqdistill.assessment.numbers import Numbers
+from seqdistill.assessment.numbers import Numbers, compare_numbers
 from seqdistill.assessment.selective import bleu_counts, bleu_of_sums
+from seqdistill.assessment.signatures import bootstrap_fields, sign
+from seqdistill.assessment.word_errors import ERROR_RATES
 from seqdistill.hypotheses import Hypothesis
+from seqdistill.report.differences import difference_row, differences_table, same_sentences
 from seqdistill.report.plots import SERIES
 from seqdistill.report.results import SystemResult
 
+#: Score → its column, from a number to what is shown, and whether higher is better.
+_SCORES = (
+    ("bleu", "BLEU", 1.0, True),
+    ("chrf", "chrF", 1.0, True),
+    *((name, f"{label}, %", 100.0, False) for name, label in ERROR_RATES.items()),
+)
+#: Those that systems are compared by; the parts of a word error rate are not.
+_COMPARED = ("bleu", "chrf", "wer", "cer")
 _ORDER = 6  # longest character n-gram of chrF2
 _BETA_SQUARED = 4.0  # recall counts twice as much as precision
 
 
-def quality_intervals(
+def quality_numbers(
     hypotheses: Sequence[Hypothesis], *, resamples: int, seed: int
-) -> dict[str, Estimate] | None:
+) -> Numbers | None:
     """Return corpus BLEU and chrF2 with percentile bootstrap intervals over sentences.
 
     Both are functions of counts that add up over sentences, so each resample is one row of sums.
@@ -33,7 +44,7 @@ def quality_intervals(
         seed: of the bootstrap.
 
     Returns:
-        ``bleu`` and ``chrf``, 0 to 100; None where there are no references.
+        Numbers ``bleu`` and ``chrf``, 0 to 100; None where there are no references.
 
     Raises:
         InputError: only some hypotheses have a reference.
@@ -42,20 +53,24 @@ def quality_intervals(
     if references is None:
         return None
     texts = [hypothesis.text for hypothesis in hypotheses]
-    found = {}
+    found, replicates = {}, {}
     for name, counts, score in (
         ("bleu", bleu_counts(texts, references), bleu_of_sums),
         ("chrf", chrf_counts(texts, references), chrf_of_sums),
     ):
         drawn = [score(tally @ counts) for tally in tallies(len(texts), resamples, seed)]
         value = float(score(counts.sum(axis=0, keepdims=True))[0])
-        found[name] = estimate(value, np.concatenate([np.empty(0), *drawn]))
-    return found
+        replicates[name] = np.concatenate([np.empty(0), *drawn])
+        found[name] = estimate(value, replicates[name])
+    n = len(texts)
+    fields = {"n": n, **bootstrap_fields(resamples, seed)}
+    signatures = {name: sign({"metric": name, **fields}) for name in found}
+    return Numbers(dict(found), replicates, signatures, n, resamples, seed)
 
 
 def scaled(found: Numbers | None, name: str, scale: float) -> Estimate | None:
     """Return a number and its interval times ``scale``; None where it does not exist."""
-    number = None if found is None else found.numbers[name]
+    number = None if found is None else found.numbers.get(name)
     if number is None:
         return None
     low, high = (end if end is None else scale * end for end in (number.low, number.high))
@@ -111,18 +126,17 @@ def chrf_of_sums(sums: FloatArray) -> FloatArray:
     return score
 
 
-def quality_table(
-    results: Sequence[SystemResult], *, resamples: int, seed: int
-) -> dict[str, list[Any]]:
-    """Return ``columns`` that at least one system fills and ``rows``, the best value marked."""
-    intervals = [
-        quality_intervals(r.system.in_domain, resamples=resamples, seed=seed) if r.quality else None
-        for r in results
-    ]
-    columns: list[tuple[str, str, bool | None, list[Estimate | None]]] = [
-        (label, "{:.1f}", True, [found[name] if found else None for found in intervals])
-        for name, label in (("bleu", "BLEU"), ("chrf", "chrF"))
-    ]
+def quality_table(results: Sequence[SystemResult], *, resamples: int, seed: int) -> dict[str, Any]:
+    """Return what the section shows.
+
+    That is ``columns`` that at least one system fills, ``rows``, the best value marked, and
+    ``differences`` from the first system, None where no other has the same sentences.
+    """
+    columns: list[tuple[str, str, bool | None, list[Estimate | None]]] = []
+    of_text = [_text_numbers(result, resamples=resamples, seed=seed) for result in results]
+    for name, label, scale, higher in _SCORES:
+        scores = [scaled(found, name, scale) for found in of_text]
+        columns.append((label, "{:.1f}", higher, scores))
     for label, pattern, number, scale in (
         ("NLL, nats/token", "{:.3f}", "nll", 1.0),
         ("ECE, %", "{:.2f}", "ece_equal_mass", 100.0),
@@ -143,7 +157,28 @@ def quality_table(
         }
         for index, result in enumerate(results)
     ]
-    return {"columns": [column[0] for column in filled], "rows": rows}
+    return {
+        "columns": [column[0] for column in filled],
+        "rows": rows,
+        "differences": _differences(results, of_text),
+    }
+
+
+def _differences(
+    results: Sequence[SystemResult], numbers: Sequence[Numbers | None]
+) -> dict[str, Any] | None:
+    """Scores of every system less those of the first, where both have the same sentences."""
+    columns = [score for score in _SCORES if score[0] in _COMPARED]
+    columns = [score for score in columns if any(scaled(found, score[0], 1) for found in numbers)]
+    rows = []
+    for index, (other, found) in enumerate(zip(results[1:], numbers[1:], strict=True), start=1):
+        if found is None or numbers[0] is None:
+            continue
+        if same_sentences(other.system.in_domain, results[0].system.in_domain):
+            compared = compare_numbers(found, numbers[0])
+            cells = [(compared.get(name), scale) for name, _, scale, _ in columns]
+            rows.append(difference_row(other, index, None, cells))
+    return differences_table(results[0], rows, [label for _, label, _, _ in columns])
 
 
 def estimate_cell(
@@ -170,6 +205,15 @@ def estimate_cell(
         "best": len(known) > 1 and found.value == best,
         "interval": interval,
     }
+
+
+def _text_numbers(result: SystemResult, *, resamples: int, seed: int) -> Numbers | None:
+    """Corpus scores of one system; its word errors where these were asked for."""
+    if result.word_errors is not None:
+        return result.word_errors.rates
+    if result.quality is None:
+        return None
+    return quality_numbers(result.system.in_domain, resamples=resamples, seed=seed)
 
 
 def _n_grams(text: str, order: int) -> Counter[str]:

@@ -16,6 +16,7 @@ from seqdistill.assessment.hypothesis_sets import (
     assess_ood,
     assess_quality,
     assess_rejection,
+    assess_word_errors,
     choose_measures,
     common_model,
 )
@@ -28,6 +29,7 @@ from seqdistill.assessment.temperature import (
     fit_temperature,
 )
 from seqdistill.assessment.token_calibration import assess_calibration
+from seqdistill.assessment.word_errors import WordErrors
 from seqdistill.errors import InputError
 from seqdistill.hypotheses import ModelInfo
 from seqdistill.report.inputs import ReportInput, SystemInput
@@ -42,7 +44,8 @@ class SystemResult:
         system: the input.
         model: what produced the hypotheses.
         measures: those shown, in order.
-        quality: corpus BLEU and chrF of the in-domain set.
+        quality: corpus BLEU and chrF of the in-domain set; None where word errors were asked for.
+        word_errors: of the in-domain set; None where they were not asked for.
         likelihood: of the scored references.
         calibration: along the scored references, for the reliability diagram.
         calibration_numbers: along the scored references, with intervals.
@@ -67,6 +70,7 @@ class SystemResult:
     tempered_numbers: Numbers | None = None
     temperature_problem: str | None = None
     exact_fidelity: Numbers | None = None
+    word_errors: WordErrors | None = None
 
     @property
     def name(self) -> str:
@@ -136,10 +140,21 @@ def _compute_one(system: SystemInput, report: ReportInput) -> SystemResult:
             system.in_domain,
             measures=measures,
             metric=report.quality_metric,
+            normalisation=report.normalisation,
             resamples=report.resamples,
             seed=report.seed,
             n_best=system.n_best,
         )
+    quality = errors = None
+    if report.quality_metric == "wer":
+        errors = assess_word_errors(
+            system.in_domain,
+            normalisation=report.normalisation,
+            resamples=report.resamples,
+            seed=report.seed,
+        )
+    else:
+        quality = assess_quality(system.in_domain)
     numbers = fitted = tempered = exact = problem = None
     if system.forced:
         forced = forced_set(HypothesisSet.of("scored references", system.forced))
@@ -160,7 +175,8 @@ def _compute_one(system: SystemInput, report: ReportInput) -> SystemResult:
         system=system,
         model=common_model(system.in_domain),
         measures=measures,
-        quality=assess_quality(system.in_domain),
+        quality=quality,
+        word_errors=errors,
         likelihood=hypotheses_likelihood(system.forced) if system.forced else None,
         calibration=hypotheses_calibration(system.forced) if system.forced else None,
         ood=ood,

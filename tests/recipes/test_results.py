@@ -6,6 +6,7 @@ import pytest
 
 from recipes.common.fidelity import fidelity
 from recipes.common.tables import NONE, results_markdown
+from seqdistill.assessment import word_errors
 from seqdistill.errors import InputError
 from seqdistill.hypotheses import Against, Hypothesis, ModelInfo
 
@@ -154,3 +155,25 @@ def test_tables_show_every_number_and_a_dash_for_none() -> None:
     ):
         assert expected in text
     assert "torch" not in text
+
+
+def test_transcripts_are_shown_by_their_word_errors() -> None:
+    made: dict = results()
+    made["sentence_metric"] = "wer"
+    # Two of ten words are substituted and one is inserted; of 19 characters two, and two inserted.
+    errors = word_errors(["a b c X e f g h i k l"], ["a b c d e f g h i j"], resamples=0)
+    silent = word_errors(["a"], [""], resamples=0)
+    made["systems"]["all"]["quality"] = {"test": errors.to_dict(), "news": silent.to_dict()}
+    text = results_markdown(made)
+    head = text.split("\n## ")[0]
+    (row,) = [line for line in head.splitlines() if line.startswith("| all ")]
+    cells = [cell.strip() for cell in row.strip("| ").split(" | ")]
+    assert cells[1:4] == ["30.0", "20.0 / 10.0 / 0.0", "21.1"]
+    assert cells[4:] == ["2.500", "0.050", "70.0", "80.0", "40.0", "0.90"]
+    for missing in ("BLEU", "chrF"):
+        assert missing not in text
+    section = text.split("\n## ")[3]
+    assert section.startswith("Word errors on every set")
+    assert f"`{errors.rates.signatures['wer']}`" in section
+    assert "| bare " in section
+    assert len([line for line in section.splitlines() if line.startswith("| all ")]) == 4

@@ -12,6 +12,8 @@ from seqdistill.assessment.detection import compare_detection
 from seqdistill.assessment.forced_sets import forced_set
 from seqdistill.assessment.hypothesis_files import HypothesisSet
 from seqdistill.assessment.hypothesis_sets import uncertainty_of
+from seqdistill.assessment.word_alignment import Normalisation
+from seqdistill.assessment.word_errors import word_errors
 from seqdistill.hypotheses import Against, ModelInfo
 from seqdistill.report import ReportInput, SystemInput
 from seqdistill.report.calibration import calibration_section
@@ -23,7 +25,7 @@ from seqdistill.report.page import render_report
 from seqdistill.report.quality import (
     chrf_counts,
     chrf_of_sums,
-    quality_intervals,
+    quality_numbers,
     quality_table,
 )
 from seqdistill.report.results import compute
@@ -61,7 +63,7 @@ def test_scores_of_sums_are_those_of_sacrebleu() -> None:
 
 def test_intervals_are_quantiles_of_corpora_drawn_again() -> None:
     hypotheses = make_hypotheses(30)
-    found = quality_intervals(hypotheses, resamples=50, seed=3)
+    found = quality_numbers(hypotheses, resamples=50, seed=3)
     assert found is not None
     stream = np.random.default_rng([3, 0])
     drawn: dict[str, list[float]] = {"bleu": [], "chrf": []}
@@ -72,10 +74,10 @@ def test_intervals_are_quantiles_of_corpora_drawn_again() -> None:
         drawn["chrf"].append(sacrebleu.corpus_chrf(texts, [references]).score)
     for name, scores in drawn.items():
         low, high = np.quantile(scores, [0.025, 0.975])
-        assert found[name].low == pytest.approx(low, rel=1e-9)
-        assert found[name].high == pytest.approx(high, rel=1e-9)
-        assert low < found[name].value < high
-    assert quality_intervals([replace(h, reference=None) for h in hypotheses],
+        assert found.numbers[name].low == pytest.approx(low, rel=1e-9)
+        assert found.numbers[name].high == pytest.approx(high, rel=1e-9)
+        assert low < found.numbers[name].value < high
+    assert quality_numbers([replace(h, reference=None) for h in hypotheses],
                              resamples=0, seed=0) is None  # fmt: skip
 
 
@@ -92,6 +94,78 @@ def test_quality_table_has_intervals_and_marks_the_best() -> None:
             assert low <= value <= high
     without = quality_table(results, resamples=0, seed=0)
     assert all(cell["interval"] is None for row in without["rows"] for cell in row["cells"])
+
+
+def test_differences_of_quality() -> None:
+    first, second = two_systems()
+    texts = [replace(h, text=str(h.reference)) for h in first.in_domain[:20]]
+    better = replace(second, in_domain=[*texts, *first.in_domain[20:]])
+    for metric, columns, sign in (("chrf", ["BLEU", "chrF"], 1), ("wer", ["WER, %", "CER, %"], -1)):
+        report = ReportInput([first, replace(better, out_of_domain={})], resamples=60,
+                             quality_metric=metric, measures=["mutual_information"])  # fmt: skip
+        found = quality_table(compute(report), resamples=60, seed=0)["differences"]
+        assert found["columns"] == columns
+        (row,) = found["rows"]
+        assert row["measure"] is None
+        assert all(sign * float(cell["value"]) > 0 for cell in row["cells"])
+        assert row["cells"][0]["p"] == "p≤0.016"
+    other = replace(second, in_domain=[replace(h, source="x") for h in second.in_domain])
+    results = compute(ReportInput([first, other], resamples=0))
+    assert quality_table(results, resamples=0, seed=0)["differences"] is None
+
+
+# --- transcripts: word errors instead of BLEU and chrF ---
+
+
+def test_word_errors_are_the_quality_of_transcripts() -> None:
+    systems = two_systems()
+    report = ReportInput(systems, resamples=20, quality_metric="wer")
+    results = compute(report)
+    table = quality_table(results, resamples=20, seed=0)
+    assert table["columns"] == ["WER, %", "sub, %", "ins, %", "del, %", "SER, %", "CER, %"]
+    hypotheses = systems[0].in_domain
+    expected = word_errors(
+        [h.text for h in hypotheses], [str(h.reference) for h in hypotheses], resamples=20
+    ).rates
+    for cell, number in zip(table["rows"][0]["cells"], expected.numbers.values(), strict=True):
+        assert number is not None
+        assert number.low is not None
+        assert number.high is not None
+        assert cell["text"] == f"{100 * number.value:.1f}"
+        assert cell["interval"] == f"{100 * number.low:.1f}–{100 * number.high:.1f}"
+    # The fewest errors are the best.
+    rates = [float(row["cells"][0]["text"]) for row in table["rows"]]
+    assert [row["cells"][0]["best"] for row in table["rows"]] == [r == min(rates) for r in rates]
+    section = errors_section(results, report)
+    assert section is not None
+    assert (section["metric"], section["acceptable"]) == ("WER", "10")
+    page = render_report(report)
+    assert f"<code>{expected.signatures['wer']}</code>" in page
+    assert "sentence WER, %" in page
+    assert "at most 10&nbsp;% WER" in page
+    assert "acceptable:0.1" in page
+    assert "BLEU" not in page
+    assert "chrF" not in page
+    lower = replace(report, normalisation=Normalisation(lowercase=True))
+    assert "unit:words|case:lower" in render_report(lower)
+
+
+def test_transcripts_without_references_and_with_an_empty_one() -> None:
+    first, second = two_systems()
+    bare = replace(second, in_domain=[replace(h, reference=None) for h in second.in_domain])
+    silent = [replace(h, reference="") if h.id == 3 else h for h in first.in_domain]
+    report = ReportInput([replace(first, in_domain=silent), bare], resamples=0,
+                         quality_metric="wer")  # fmt: skip
+    results = compute(report)
+    assert results[1].word_errors is None
+    words = len(silent[3].text.split())
+    assert results[0].word_errors is not None
+    assert results[0].word_errors.words.insertions[3] == words
+    table = quality_table(results, resamples=0, seed=0)
+    assert [cell["text"] for cell in table["rows"][1]["cells"]] == ["–"] * 6
+    packed = json.loads(explorer_json(results, "wer", series=6) or "{}")
+    assert packed["systems"][0]["quality"][3] == 100.0 * (1 - words)
+    assert "dirichlet" in render_report(report)
 
 
 # --- calibration and exact fidelity ---
@@ -377,7 +451,8 @@ def test_the_best_of_each_column_is_marked_over_all_systems() -> None:
         if result.ood
         for measure in result.ood.measures
     ]
-    table = page[page.index('id="detection"') : page.index("<details>")]
+    start = page.index('id="detection"')
+    table = page[start : page.index("<details>", start)]
     best = [
         float(cell.split("<span>")[1].split("</span>")[0])
         for cell in table.split("<td")
@@ -422,7 +497,7 @@ def test_differences_are_those_of_the_paired_bootstrap() -> None:
     assert prr[1] is not None
     assert row["cells"][0]["value"] == f"{100 * (prr[0].value - prr[1].value):+.1f}"
     page = render_report(report)
-    assert page.count("Differences from ensemble") == 2
+    assert page.count("Differences from ensemble") == 3  # quality, too
 
 
 def test_other_sentences_are_not_compared() -> None:
