@@ -11,7 +11,7 @@ is a deletion of every unit.
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -103,8 +103,7 @@ class ErrorCounts:
         return {**totals, "reference": int(self.reference.sum())}
 
 
-@dataclass(frozen=True)
-class Aligned:
+class Aligned(NamedTuple):
     """One place of an alignment: a word of either side, None where that side has none there."""
 
     reference: str | None

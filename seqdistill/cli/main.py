@@ -43,6 +43,10 @@ VERBS: dict[str, tuple[str, str]] = {
         "seqdistill.cli.errors",
         "measure how well uncertainty finds the mistakes of a system",
     ),
+    "wer": (
+        "seqdistill.cli.wer",
+        "count the word errors of transcripts and compare systems by them",
+    ),
     "calibration": (
         "seqdistill.cli.calibration",
         "measure whether the probabilities of systems are to be believed",
