@@ -1,10 +1,14 @@
 """From hypotheses to tables: likeness to the reference system, and cells without a number."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+from recipes.common.assess import _quality, assess
 from recipes.common.fidelity import fidelity
+from recipes.common.plan import WorkFolder
+from recipes.common.recipe import REPOSITORY, load
 from recipes.common.tables import NONE, results_markdown
 from seqdistill.assessment import word_errors
 from seqdistill.errors import InputError
@@ -177,3 +181,19 @@ def test_transcripts_are_shown_by_their_word_errors() -> None:
     assert f"`{errors.rates.signatures['wer']}`" in section
     assert "| bare " in section
     assert len([line for line in section.splitlines() if line.startswith("| all ")]) == 4
+
+
+def test_the_metric_of_a_recipe_decides_what_quality_is(tmp_path: Path) -> None:
+    rows = [replace(ENSEMBLE[0], text="a b", reference="a c"), replace(ENSEMBLE[1], reference="a")]
+    demo = REPOSITORY / "recipes" / "demo"
+    small = ["assess.resamples=20", "assess.seed=3"]
+    found = _quality(load(demo, ["assess.sentence_metric=wer", *small]), rows)
+    expected = word_errors(["a b", "a b"], ["a c", "a"], resamples=20, seed=3)
+    assert found == expected.to_dict()
+    assert found["rates"]["wer"]["value"] == pytest.approx(2 / 3)
+    scores = _quality(load(demo, small), rows)
+    assert scores["bleu"]["signature"].startswith("nrefs:1|case:mixed")
+    bare = [replace(row, reference=None) for row in rows]
+    assert _quality(load(demo, ["assess.sentence_metric=wer"]), bare) is None
+    with pytest.raises(InputError, match=r"unknown metric cer.*known: bleu, chrf, wer"):
+        assess(load(demo, ["assess.sentence_metric=cer"]), WorkFolder(tmp_path))
