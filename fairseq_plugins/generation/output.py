@@ -84,10 +84,15 @@ class HypothesisRecorder:
             )
         handle = self._open()
         source_text, target_text = self._decoders()
+        ids = self._sentence_ids(sample, len(hypos))
+        # fairseq-interactive makes a batch anew and leaves the names of its sources behind.
+        names = getattr(self.task, "interactive_sources", None)
+        if names and "utterances" not in sample:
+            sample = {**sample, "utterances": [names[sentence] for sentence in ids]}
         for hypothesis in to_hypotheses(
             sample,
             hypos,
-            self._sentence_ids(sample, len(hypos)),
+            ids,
             dictionary=self.task.target_dictionary,
             target_text=target_text,
             source_text=source_text,

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from fairseq.data import ConcatDataset, Dictionary, FairseqDataset, data_utils
 from fairseq.data.audio.data_cfg import S2TDataConfig
@@ -22,6 +23,7 @@ from fairseq.data.audio.speech_to_text_dataset import (
 from torch import Tensor
 
 from seqdistill.errors import InputError
+from seqdistill.speech.audio import Array
 from seqdistill.speech.features import check_place, load_features
 from seqdistill.speech.manifest import Utterance, read_manifest
 
@@ -112,21 +114,28 @@ class SpeechDataset(SpeechToTextDataset):
     def __getitem__(self, index: int) -> SpeechItem:
         """Return an utterance; its augmentation depends on seed, epoch and index alone."""
         with data_utils.numpy_seed(self.seed, int(self._epoch), int(index)):
-            item = super().__getitem__(index)
+            item = super().__getitem__(int(index))
         clean = None
         if self.clean_transforms is not None:
-            clean = self.pack_frames(self._read(int(index), self.clean_transforms))
+            clean = self.pack_frames(self._transformed(int(index), self.clean_transforms))
         text = None if self.tgt_texts is None else self.tgt_texts[index]
         given = (item.index, item.source, item.target, item.speaker_id)
         return SpeechItem(*given, self.ids[index], text, clean)
 
     def _get_source_audio(self, index: int | list[int]) -> Tensor:
-        if self.cfg.use_audio_input or not isinstance(index, int):
+        if self.cfg.use_audio_input:
             return super()._get_source_audio(index)
-        return self._read(index, self.feature_transforms)
+        return self._transformed(index, self.feature_transforms)
 
-    def _read(self, index: int, transforms: Any) -> Tensor:
-        """Return (frames, D) features, transformed."""
+    def _transformed(self, index: int | list[int], transforms: Any) -> Tensor:
+        """Return (frames, D) features of an utterance, or of several joined, transformed."""
+        indices = [index] if isinstance(index, int) else index
+        features = np.concatenate([self._read(int(one)) for one in indices])
+        if transforms is not None:
+            features = transforms(features)
+        return torch.from_numpy(features).float()
+
+    def _read(self, index: int) -> Array:
         place, frames = self.audio_paths[index], self.n_frames[index]
         bins = self.cfg.input_feat_per_channel * self.cfg.input_channels
         features = load_features(place, rate=self.cfg.sample_rate, bins=bins)
@@ -135,9 +144,7 @@ class SpeechDataset(SpeechToTextDataset):
                 f"{place}: expected {frames} frames, as the manifest of {self.split} says, found "
                 f"{len(features)}; prepare the data again"
             )
-        if transforms is not None:
-            features = transforms(features)
-        return torch.from_numpy(features).float()
+        return features
 
     def collater(self, samples: list[SpeechItem], return_order: bool = False) -> dict[str, Any]:
         """Return fairseq's batch, with the additions that the class describes."""

@@ -22,13 +22,15 @@ class InertConv1dSubsampler(Conv1dSubsampler):
         """Subsample (B, T, D) features of the given lengths (B).
 
         Returns:
-            (T', B, D') and lengths (B).
+            (T', B, D') and lengths (B), the longest T'. (fairseq counts so, too; but its even
+            kernels give one frame more, which then fits no mask.)
         """
-        x = src_tokens.transpose(1, 2)  # (B, D, T)
+        x = src_tokens[:, : src_lengths.max()].transpose(1, 2)  # (B, D, T)
         lengths = src_lengths
         for convolution in self.conv_layers:
             x = nn.functional.glu(convolution(without_padding(x, lengths)), dim=1)
             lengths = _halved(lengths)
+            x = x[:, :, : lengths.max()]
         return x.permute(2, 0, 1).contiguous(), lengths
 
 
@@ -42,7 +44,7 @@ class InertConv2dSubsampler(Conv2dSubsampler):
             (T', B, D') and lengths (B): a quarter, rounded up. fairseq divides by the ratio of the
             batch's padded lengths instead, which is 3 for short batches.
         """
-        x = src_tokens.unsqueeze(1)  # (B, 1, T, D)
+        x = src_tokens[:, : src_lengths.max()].unsqueeze(1)  # (B, 1, T, D)
         lengths = src_lengths
         for layer in self.conv:
             if isinstance(layer, nn.Conv2d):

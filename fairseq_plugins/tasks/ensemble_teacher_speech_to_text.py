@@ -62,6 +62,7 @@ class EnsembleTeacherSpeechToTextTask(DistillationTask, SpeechToTextTask):
         # Checkpoints of fairseq's own task have none of the options of this one.
         options = vars(DistillationOptions())
         defaults = {"teacher_features": "augmented", "train_subset": "train", "seed": 1}
+        self.interactive_sources: list[str] = []  # in the order of their lines
         self.begin(Namespace(**{**options, **defaults, **vars(args)}))
 
     def load_member(self, path: str) -> nn.Module:
@@ -159,6 +160,7 @@ class EnsembleTeacherSpeechToTextTask(DistillationTask, SpeechToTextTask):
     ) -> SpeechDataset:
         """Build the data set of one buffer of ``fairseq-interactive``: paths and frames."""
         self._is_interactive = True
+        self.interactive_sources += src_tokens
         named = zip(src_tokens, src_lengths, strict=True)
         utterances = [Utterance(path, path, frames, None) for path, frames in named]
         return SpeechDataset(
