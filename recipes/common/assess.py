@@ -14,10 +14,11 @@ from typing import Any
 
 from recipes.common.config import unknown
 from recipes.common.fidelity import Fidelity, fidelity
-from recipes.common.plan import WorkFolder, make_plan
+from recipes.common.plan import make_plan
 from recipes.common.recipe import Recipe, read_resolved
 from recipes.common.steps import STAGES, Stamps
 from recipes.common.tables import results_markdown
+from recipes.common.work import WorkFolder
 from seqdistill.assessment import assess_quality, assess_word_errors, read_best
 from seqdistill.assessment.quality import METRICS
 from seqdistill.errors import InputError

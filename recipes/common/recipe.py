@@ -9,6 +9,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from recipes.common.checks import check
 from recipes.common.config import build, merge, parse_setting, read_yaml, unknown
 from seqdistill.errors import InputError
 
@@ -40,16 +41,20 @@ class Data:
     """Stage 1.
 
     Attributes:
-        source_lang, target_lang: names of the two sides, as fairseq wants them.
         ood: the out-of-domain sets: name → what it is, in the order of the report.
-        pieces: how text is cut.
+        kind: ``text`` (translation) or ``speech`` (recognition).
+        source_lang, target_lang: of text: names of the two sides, as fairseq wants them.
+        pieces: of text: how it is cut.
+        prepare: of speech: options of ``seqdistill prepare-speech``.
         options: options of the recipe's own ``data.py``.
     """
 
-    source_lang: str
-    target_lang: str
     ood: dict[str, str]
-    pieces: Pieces = field(default_factory=Pieces)
+    kind: str = "text"
+    source_lang: str | None = None
+    target_lang: str | None = None
+    pieces: Pieces | None = None
+    prepare: Arguments = field(default_factory=dict)
     options: dict[str, Any] = field(default_factory=dict)
 
 
@@ -91,7 +96,8 @@ class Targets:
 
     Attributes:
         mode: ``store``: the ensemble runs once over the training set, and students read what it
-            said; ``online``: it runs beside every student's training.
+            said; ``online``: it runs beside every student's training (speech: always, since its
+            features are augmented anew in every epoch).
         arguments: options of ``seqdistill cache-targets``.
     """
 
@@ -218,8 +224,15 @@ class Recipe:
 
     @property
     def languages(self) -> tuple[str, str]:
-        """Source and target language."""
-        return self.data.source_lang, self.data.target_lang
+        """Source and target language of text.
+
+        Raises:
+            InputError: the recipe does not name them.
+        """
+        source, target = self.data.source_lang, self.data.target_lang
+        if source is None or target is None:
+            raise InputError("data.source_lang and data.target_lang have to name the two sides")
+        return source, target
 
     @property
     def given(self) -> GivenTeachers | None:
@@ -273,7 +286,7 @@ def load(folder: str | Path, settings: Sequence[str] = (), data_root: str | None
         scale=str(scale),
         data_root=root,
     )
-    _check_names(recipe)
+    check(recipe)
     build(data_module(recipe).DataOptions, recipe.data.options, "data.options")
     return recipe
 
@@ -335,39 +348,3 @@ def _replace_data_root(value: Any, root: str | None) -> Any:
     if isinstance(value, list):
         return [_replace_data_root(item, root) for item in value]
     return value
-
-
-def _check_names(recipe: Recipe) -> None:
-    """Check what types cannot: that names refer to something, and numbers make sense."""
-    if recipe.teachers.mode not in ("train", "given"):
-        raise InputError(f"teachers.mode must be train or given, got {recipe.teachers.mode!r}")
-    if recipe.targets.mode not in ("store", "online"):
-        raise InputError(f"targets.mode must be store or online, got {recipe.targets.mode!r}")
-    if recipe.teachers.mode == "given" and recipe.given is None:
-        raise InputError("teachers.mode is given, so teachers.given has to say which")
-    if not recipe.teacher_names:
-        raise InputError("there are no teachers; set teachers.count or teachers.given.checkpoints")
-    for key, number in {"jobs": recipe.jobs, "threads": recipe.threads}.items():
-        if number < 1:
-            raise InputError(f"{key} must be at least 1, got {number}")
-    if recipe.students.init not in (None, *recipe.teacher_names):
-        raise unknown("teacher", str(recipe.students.init), recipe.teacher_names, "students.init")
-    clash = sorted({"teachers", *recipe.teacher_names} & recipe.students.each.keys())
-    if clash:
-        raise InputError(f"students.each.{clash[0]}: a teacher has that name; choose another")
-    models = ["teachers", *recipe.teacher_names, *recipe.students.each]
-    for name, system in recipe.systems.items():
-        if system.models not in models:
-            raise unknown("model", system.models, models, f"systems.{name}.models")
-        if system.predictive not in (None, "base", "mean"):
-            raise InputError(
-                f"systems.{name}.predictive must be base or mean, got {system.predictive!r}"
-            )
-    for name in recipe.gradients.at if recipe.gradients else ():
-        if name not in models[1:]:
-            raise unknown("model", name, models[1:], "gradients.at")
-    if recipe.reference not in recipe.systems:
-        raise unknown("system", recipe.reference, list(recipe.systems), "reference")
-    reserved = sorted({"train", "valid", "test"} & recipe.data.ood.keys())
-    if reserved:
-        raise InputError(f"data.ood.{reserved[0]}: that name is the in-domain set's")

@@ -13,11 +13,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
-from recipes.common.plan import WorkFolder, make_plan
+from recipes.common.plan import make_plan
 from recipes.common.progress import Display, duration
 from recipes.common.recipe import REPOSITORY, Recipe, load, require_data_root
 from recipes.common.runner import Runner, StepError, only_one_run
 from recipes.common.steps import STAGES, Stamps, Step, missing_inputs
+from recipes.common.work import WorkFolder
 from seqdistill.errors import InputError, UsageError
 from seqdistill.files import atomic_write
 

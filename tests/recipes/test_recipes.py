@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from recipes.common.command import render
 from recipes.common.config import read_yaml
-from recipes.common.plan import WorkFolder, make_plan, render
+from recipes.common.plan import make_plan
 from recipes.common.recipe import REPOSITORY, load, read_resolved, require_data_root
 from recipes.common.run import default_work_dir, main, parse_stages
+from recipes.common.work import WorkFolder
 from seqdistill.errors import InputError, UsageError
 from seqdistill.uncertainty import MEASURES
 

@@ -1,0 +1,120 @@
+"""What is a text recipe's own: its first stage, stored targets, and the losses' gradients."""
+
+import json
+from pathlib import Path
+
+from recipes.common.command import render
+from recipes.common.recipe import Arguments, Pieces, Recipe, data_files
+from recipes.common.steps import Step
+from recipes.common.work import WorkFolder, model_path, teacher_paths
+
+TEACHER: Arguments = {}
+STUDENT: Arguments = {"task": "ensemble_teacher_translation"}
+DECODING: Arguments = {"remove-bpe": "sentencepiece"}
+
+
+def data_folder(work: WorkFolder) -> Path:
+    """What fairseq is given."""
+    return work.binarised
+
+
+def set_files(work: WorkFolder, *names: str) -> tuple[Path, ...]:
+    """What is read of that folder when these sets are used."""
+    return *(work.binarised / f"{name}.*" for name in names), work.binarised / "dict.*"
+
+
+def data_steps(recipe: Recipe, work: WorkFolder) -> list[Step]:
+    """Stage 1: text, pieces, binarised sets."""
+    source, target = recipe.languages
+    folder = Path("recipes") / recipe.name
+    given = recipe.given
+    sets = ("train", "valid", "test", *recipe.data.ood)
+    text = Step(
+        "text",
+        1,
+        (
+            "python", "-m", f"recipes.{recipe.name}.data", "--source-lang", source,
+            "--target-lang", target, "--output", str(work.text),
+            "--options", json.dumps(recipe.data.options),
+        ),
+        (folder / "*.py", Path("recipes/common/text.py"), *data_files(recipe)),
+        tuple(work.text / f"{name}.{source}" for name in sets),
+        work.text,
+    )  # fmt: skip
+    command = ["python", "-m", "recipes.common.pieces", "--text", str(work.text)]
+    command += ["--output", str(work.pieces), "--languages", source, target]
+    if given is not None:
+        command += ["--model", given.model]
+    else:
+        cut = recipe.data.pieces or Pieces()
+        command += ["--size", str(cut.size), "--character-coverage", str(cut.character_coverage)]
+    pieces = Step(
+        "pieces",
+        1,
+        tuple(command),
+        (work.text / "*.*", *([Path(given.model)] if given else [])),
+        tuple(work.pieces / path.name for path in text.outputs),
+        work.pieces,
+    )
+    command = ["python", "-m", "recipes.common.binarise", "--pieces", str(work.pieces)]
+    command += ["--output", str(work.binarised), "--languages", source, target]
+    command += ["--dictionary", given.dictionary] if given else []
+    binarise = Step(
+        "binarise",
+        1,
+        tuple(command),
+        (work.pieces / "*.*", *([Path(given.dictionary)] if given else [])),
+        (
+            *(work.binarised / f"dict.{language}.txt" for language in (source, target)),
+            *(
+                work.binarised / f"{path.stem}.{source}-{target}.{source}.bin"
+                for path in pieces.outputs
+            ),
+        ),
+        work.binarised,
+    )
+    return [text, pieces, binarise]
+
+
+def target_steps(recipe: Recipe, work: WorkFolder) -> list[Step]:
+    """Stage 3: what the ensemble says about every token, stored once; none if it runs online."""
+    if recipe.targets.mode == "online":
+        return []
+    source, target = recipe.languages
+    teachers = teacher_paths(recipe, work)
+    steps = []
+    for subset in ("train", "valid"):
+        arguments = dict(recipe.targets.arguments)
+        if subset != "train":  # students are judged on real references, whatever they train on
+            arguments.pop("targets", None)
+        folder = work.targets(subset)
+        name = f"targets of {subset}"
+        command = (
+            "seqdistill", "cache-targets", str(work.binarised), "-s", source, "-t", target,
+            "--subset", subset, "--ensemble-paths", ":".join(map(str, teachers)),
+            "--output", str(folder), *render(arguments, name),
+        )  # fmt: skip
+        reads = (work.binarised / f"{subset}.*", work.binarised / "dict.*", *teachers)
+        outputs = (folder / "manifest.json",)
+        steps.append(Step(name, 3, command, reads, outputs, folder, resumes=True))
+    return steps
+
+
+def gradient_steps(recipe: Recipe, work: WorkFolder) -> list[Step]:
+    """Stage 7, where it is wanted: the losses' gradients on a sample of the validation set."""
+    wanted = recipe.gradients
+    if wanted is None:
+        return []
+    source, target = recipe.languages
+    teachers = teacher_paths(recipe, work)
+    models = {model_path(recipe, work, name): label for name, label in wanted.at.items()}
+    command = (
+        "seqdistill", "gradients", str(work.binarised), "-s", source, "-t", target,
+        "--subset", "valid", "--ensemble-paths", ":".join(map(str, teachers)),
+        *(word for path, label in models.items() for word in ("--student", f"{label}={path}")),
+        "--max-sentences", str(wanted.sentences),
+        "--bootstrap", str(recipe.assess.resamples), "--seed", str(recipe.assess.seed),
+        "--output", str(work.gradients), "--overwrite",
+    )  # fmt: skip
+    reads = (work.binarised / "valid.*", work.binarised / "dict.*", *teachers, *models)
+    return [Step("gradients", 7, command, reads, (work.gradients,))]
