@@ -19,18 +19,8 @@ if TYPE_CHECKING:
 
 def add_model_options(parser: argparse.ArgumentParser, *, sentencepiece_help: str) -> Any:
     """Add the options that say which models run; returns their group."""
-    models = parser.add_argument_group("models")
-    models.add_argument(
-        "--path",
-        required=True,
-        metavar="A.pt[:B.pt…]",
-        help="checkpoints with colons between them: an ensemble, one model, or a Dirichlet student",
-    )
-    models.add_argument(
-        "--data",
-        required=True,
-        metavar="DIR",
-        help="folder with dict.SOURCE.txt and dict.TARGET.txt, as fairseq-preprocess makes it",
+    models = _add_models(
+        parser, "folder with dict.SOURCE.txt and dict.TARGET.txt, as fairseq-preprocess makes it"
     )
     models.add_argument(
         "-s", "--source-lang", required=True, metavar="SOURCE", help="source language"
@@ -39,6 +29,55 @@ def add_model_options(parser: argparse.ArgumentParser, *, sentencepiece_help: st
         "-t", "--target-lang", required=True, metavar="TARGET", help="target language"
     )
     models.add_argument("--sentencepiece-model", metavar="FILE", help=sentencepiece_help)
+    return models
+
+
+def add_speech_model_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say which models of speech run."""
+    models = _add_models(parser, "folder of `seqdistill prepare-speech` that they were trained on")
+    models.add_argument(
+        "--config-yaml", default="config.yaml", metavar="NAME", help="configuration in that folder"
+    )
+
+
+def add_search_options(parser: argparse.ArgumentParser, *, unit: str, many: int) -> Any:
+    """Add the options of a search; returns their group.
+
+    Args:
+        parser: of the verb.
+        unit: what is decoded, ``lines``.
+        many: of them are decoded together by default.
+    """
+    search = parser.add_argument_group("search")
+    search.add_argument("--beam", type=positive, default=5, metavar="N", help="size of the beam")
+    search.add_argument(
+        "--nbest",
+        type=positive,
+        default=1,
+        metavar="N",
+        help=f"hypotheses written of each of the {unit}, best first; at most the beam",
+    )
+    search.add_argument(
+        "--batch-size", type=positive, default=many, metavar="N", help=f"{unit} decoded together"
+    )
+    return search
+
+
+def check_n_best(args: argparse.Namespace) -> None:
+    """Raise a :class:`UsageError` if more hypotheses are wanted than the beam has."""
+    if args.nbest > args.beam:
+        raise UsageError(f"--nbest {args.nbest}: a beam of {args.beam} finds no more than that")
+
+
+def _add_models(parser: argparse.ArgumentParser, data_help: str) -> Any:
+    models = parser.add_argument_group("models")
+    models.add_argument(
+        "--path",
+        required=True,
+        metavar="A.pt[:B.pt…]",
+        help="checkpoints with colons between them: an ensemble, one model, or a Dirichlet student",
+    )
+    models.add_argument("--data", required=True, metavar="DIR", help=data_help)
     models.add_argument(
         "--predictive",
         choices=PREDICTIVES,

@@ -19,6 +19,10 @@ VERBS: dict[str, tuple[str, str]] = {
         "seqdistill.cli.translate",
         "translate text with a checkpoint or an ensemble and report its uncertainty",
     ),
+    "transcribe": (
+        "seqdistill.cli.transcribe",
+        "transcribe speech with a checkpoint or an ensemble and report its uncertainty",
+    ),
     "score": (
         "seqdistill.cli.score",
         "report the uncertainty about translations that are given",

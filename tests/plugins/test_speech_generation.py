@@ -182,7 +182,8 @@ def test_a_stock_checkpoint_decodes_with_measures(speech: SpeechCorpus, tmp_path
     result = run(
         "fairseq-train", data, "--config-yaml", "config.yaml", "--task", "speech_to_text",
         *ARCHITECTURE, "--criterion", "label_smoothed_cross_entropy_with_ctc", "--optimizer",
-        "adam", "--lr", "0.005", "--batch-size", "8", "--required-batch-size-multiple", "1", "--cpu",
+        "adam", "--lr", "0.005", "--batch-size", "8", "--cpu",
+        "--required-batch-size-multiple", "1",
         "--max-update", "2", "--no-epoch-checkpoints", "--num-workers", "0", "--save-dir", tmp_path,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
