@@ -210,6 +210,28 @@ def load_speech(
     return sets[0] if len(sets) == 1 else ConcatDataset(sets)
 
 
+def find_statistics(folder: str, cfg: S2TDataConfig) -> None:
+    """See to it that a configuration's CMVN statistics are found where a data folder was moved.
+
+    Args:
+        folder: the data folder.
+        cfg: its configuration; changed.
+
+    Raises:
+        InputError: it names statistics that are not there.
+    """
+    settings = cfg.config.get("global_cmvn") or {}
+    path = settings.get("stats_npz_path")
+    if path is None or Path(path).is_file():
+        return
+    inside = Path(folder) / Path(path).name
+    if not inside.is_file():
+        raise InputError(
+            f"{path}: no such file, although the configuration in {folder} names it as global_cmvn"
+        )
+    settings["stats_npz_path"] = str(inside)
+
+
 def place_of(folder: str, cfg: S2TDataConfig, audio: str) -> str:
     """Return the absolute place of a manifest's entry.
 

@@ -15,7 +15,12 @@ from fairseq.tasks.speech_to_text import SpeechToTextTask
 from torch import nn
 
 from fairseq_plugins.checkpoints import load_checkpoint
-from fairseq_plugins.speech.dataset import TEACHER_FEATURES, SpeechDataset, load_speech
+from fairseq_plugins.speech.dataset import (
+    TEACHER_FEATURES,
+    SpeechDataset,
+    find_statistics,
+    load_speech,
+)
 from fairseq_plugins.speech.members import check_speech_member
 from fairseq_plugins.speech.models import adapt
 from fairseq_plugins.tasks.distillation import DistillationTask, sibling_options
@@ -59,6 +64,7 @@ class EnsembleTeacherSpeechToTextTask(DistillationTask, SpeechToTextTask):
 
     def __init__(self, args: Namespace, tgt_dict: Any) -> None:
         super().__init__(args, tgt_dict)
+        find_statistics(args.data, self.data_cfg)
         # Checkpoints of fairseq's own task have none of the options of this one.
         options = vars(DistillationOptions())
         defaults = {"teacher_features": "augmented", "train_subset": "train", "seed": 1}

@@ -11,6 +11,7 @@ import torch
 from fairseq import tasks
 
 from seqdistill.errors import InputError
+from seqdistill.speech.features import load_features
 from tests.plugins.speech_corpus import (
     RATE,
     TASK,
@@ -138,6 +139,26 @@ def test_a_moved_folder_works(speech: SpeechCorpus, tmp_path: Path) -> None:
     task = task_of(speech, data=data)
     task.load_dataset("test")
     assert str(data.resolve()) in task.dataset("test").audio_paths[0]
+
+
+def test_global_statistics_move_with_their_folder(speech: SpeechCorpus, tmp_path: Path) -> None:
+    data = tmp_path / "moved"
+    shutil.copytree(speech.data, data)
+    mean, std = np.full(80, 2.0, np.float32), np.full(80, 4.0, np.float32)
+    np.savez(data / "gcmvn.npz", mean=mean, std=std)
+    write_configuration(
+        data,
+        global_cmvn={"stats_npz_path": "/was/here/once/gcmvn.npz"},
+        feature_transforms={"*": ["global_cmvn"]},
+    )
+    task = task_of(speech, data=data)
+    task.load_dataset("test")
+    dataset = task.dataset("test")
+    raw = load_features(dataset.audio_paths[0], rate=RATE)
+    np.testing.assert_allclose(dataset[0].source.numpy(), (raw - 2) / 4, rtol=1e-6)
+    (data / "gcmvn.npz").unlink()
+    with pytest.raises(InputError, match=r"gcmvn\.npz: no such file, although the configuration"):
+        task_of(speech, data=data)
 
 
 def test_a_set_without_transcripts(speech: SpeechCorpus) -> None:
