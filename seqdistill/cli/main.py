@@ -15,6 +15,10 @@ from seqdistill.errors import InputError, UsageError
 
 #: Verb → module and the line that ``seqdistill --help`` shows.
 VERBS: dict[str, tuple[str, str]] = {
+    "prepare-speech": (
+        "seqdistill.cli.prepare_speech",
+        "make filterbanks, manifests and pieces of speech, to train and decode with",
+    ),
     "translate": (
         "seqdistill.cli.translate",
         "translate text with a checkpoint or an ensemble and report its uncertainty",

@@ -1,0 +1,93 @@
+"""A set's features in one zip, joined from its shards; each shard is removed once it is in.
+
+So the disk holds all features once, and one shard twice. After each shard a note says how far the
+zip is whole; a killed run cuts what is behind that and goes on.
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from seqdistill.errors import InputError
+from seqdistill.files import disk_errors, json_to_bytes, read_json, sync_folder, write_whole
+from seqdistill.speech.shards import Note, ShardPlace, entry_name
+from seqdistill.speech.zip_files import Entry, directory, header_length
+
+
+def zip_entries(ids: Sequence[Sequence[str]], notes: Sequence[Note]) -> list[Entry]:
+    """Return the entries of the whole zip.
+
+    Args:
+        ids: of the recordings in each shard's list.
+        notes: of the shards.
+    """
+    entries, offset = [], 0
+    for names, note in zip(ids, notes, strict=True):
+        for one in note.kept:
+            name = entry_name(names[one.index])
+            entries.append(Entry(name, one.crc, one.size, offset))
+            offset += header_length(name) + one.size
+    return entries
+
+
+def join(
+    folder: Path,
+    places: Sequence[ShardPlace],
+    notes: Sequence[Note],
+    entries: Sequence[Entry],
+    target: Path,
+) -> Iterator[int]:
+    """Write a set's zip, or go on with it; yield how many utterances went in.
+
+    Args:
+        folder: of the set's shards; the unfinished zip and its note are here.
+        places: of the shards.
+        notes: of the shards.
+        entries: of the whole zip.
+        target: the finished zip; on the same disk.
+
+    Raises:
+        InputError: the disk is full, or a shard is gone or damaged.
+    """
+    if target.exists():  # it appears whole only
+        yield len(entries)
+        return
+    part = folder / "features.zip"
+    done = joined_shards(folder)
+    offset = sum(note.size for note in notes[:done])
+    if done and (not part.exists() or part.stat().st_size < offset):
+        raise InputError(f"{part} is gone or cut short; begin anew with --overwrite")
+    yield sum(len(note.kept) for note in notes[:done])
+    with disk_errors(part), open(part, "r+b" if part.exists() else "w+b") as handle:
+        handle.truncate(offset)
+        handle.seek(offset)
+        for place, note in zip(places[done:], notes[done:], strict=True):
+            data = place.features.read_bytes()
+            if len(data) != note.size:
+                raise InputError(f"{place.features} is cut short; begin anew with --overwrite")
+            handle.write(data)
+            os.fsync(handle.fileno())
+            done += 1
+            write_whole(_state(folder), json_to_bytes({"shards": done}))
+            place.features.unlink()
+            yield len(note.kept)
+        handle.write(directory(entries, handle.tell()))
+        os.fsync(handle.fileno())
+    os.replace(part, target)
+    sync_folder(target.parent)
+
+
+def joined_shards(folder: Path) -> int:
+    """Return how many shards of a set are in its zip already."""
+    state = _state(folder)
+    return int(read_json(state)["shards"]) if state.exists() else 0
+
+
+def forget_joined(folder: Path) -> None:
+    """Begin the zip anew: its shards were made of other files."""
+    _state(folder).unlink(missing_ok=True)
+    (folder / "features.zip").unlink(missing_ok=True)
+
+
+def _state(folder: Path) -> Path:
+    return folder / "joined.json"
