@@ -31,7 +31,7 @@ def add_noise(waveform: Array, snr_db: float, seed: int, kind: str = "white") ->
         >>> import numpy as np
         >>> clean = np.sin(np.arange(8000) / 7).astype(np.float32)
         >>> noise = add_noise(clean, 10, seed=1).astype(float) - clean
-        >>> round(10 * np.log10(np.square(clean).mean() / np.square(noise).mean()), 3)
+        >>> round(float(10 * np.log10(np.square(clean).mean() / np.square(noise).mean())), 3)
         10.0
     """
     if kind not in KINDS:

@@ -34,3 +34,35 @@ def audio_bytes(
     buffer = io.BytesIO()
     soundfile.write(buffer, samples, rate, format=form, subtype=subtype)
     return buffer.getvalue()
+
+
+WORDS = ["YES", "NO", "ONE", "TWO", "THREE", "FOUR", "STOP", "HELP", "ERASE", "RUBOUT"]
+
+
+def write_split(
+    folder: Path,
+    utterances: int = 6,
+    *,
+    speakers: int = 2,
+    seconds: float = 0.3,
+    transcripts: bool = True,
+    form: str = "FLAC",
+    first: int = 1,
+) -> list[Path]:
+    """Make a split folder in LibriSpeech layout; return its audio files."""
+    paths = []
+    for speaker in range(first, first + speakers):
+        chapter = folder / str(speaker) / "7"
+        chapter.mkdir(parents=True)
+        lines = []
+        for index in range(utterances // speakers):
+            name = f"{speaker}-7-{index:04d}"
+            samples = tone(seconds + 0.03 * index, seed=100 * speaker + index)
+            path = chapter / f"{name}.{form.lower()}"
+            path.write_bytes(audio_bytes(samples, form=form))
+            paths.append(path)
+            words = np.random.default_rng(speaker * 50 + index).choice(WORDS, 3)
+            lines.append(f"{name} {' '.join(words)}\n")
+        if transcripts:
+            (chapter / f"{speaker}-7.trans.txt").write_text("".join(lines))
+    return paths
