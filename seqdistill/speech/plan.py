@@ -1,6 +1,7 @@
 """What a prepared folder is to become, and what one is already."""
 
 import hashlib
+import os
 import re
 import shutil
 from collections.abc import Mapping, Sequence
@@ -226,12 +227,20 @@ def clear(folder: Path) -> None:
             "prepare-speech did not make; nothing was removed. Choose another folder, or move "
             "these away"
         )
-    (folder / RECORD).unlink(missing_ok=True)  # first: without it, nothing is taken for finished
+    # From here on nothing is finished; the plan, which goes last, still says whose files these are.
+    work = folder / WORK
+    work.mkdir(exist_ok=True)
+    if (work / PLAN).exists():
+        (folder / RECORD).unlink(missing_ok=True)
+    elif (folder / RECORD).exists():
+        os.replace(folder / RECORD, work / PLAN)
     for path in paths:
+        if path.name not in (LOCK, WORK, RECORD):
+            path.unlink()
+    for path in work.iterdir():
         if path.is_dir():
             shutil.rmtree(path)
-        elif path.name not in (LOCK, RECORD):
-            path.unlink()
+    shutil.rmtree(work)
 
 
 def features_name(name: str) -> str:

@@ -47,6 +47,7 @@ from seqdistill.speech.plan import (
 )
 from seqdistill.speech.problems import (
     Problem,
+    Tolerance,
     count_kinds,
     counts_text,
     read_problems,
@@ -148,13 +149,15 @@ class Preparation:
                 (self.folder / WORK).mkdir(exist_ok=True)
                 plan = self._record(planned)
                 write_whole(self.folder / WORK / PLAN, json_to_bytes(plan))
-                self._check_problems({one.name: one.listing.problems for one in sets}, sets)
+                listed = {one.name: one.listing.problems for one in sets}
+                self._check_problems(listed, sets, Tolerance(None, 100.0))
                 self._verify(sets, progress)
                 found = {one.name: one.problems() for one in sets}
                 self._write_problems(found)
-                self._check_problems(found, sets)
+                self._check_problems(found, sets, self.options.max_problems)
                 results = self._write(sets, planned, progress)
-                record = self._record({**self.state.finished, **results})
+                finished = {**self.state.finished, **results}
+                record = self._record({name: finished[name] for name in planned})
                 record["environment"] = describe_environment() | _versions()
                 write_whole(self.folder / RECORD, json_to_bytes(record))
             (self.folder / WORK / PLAN).unlink(missing_ok=True)
@@ -223,7 +226,9 @@ class Preparation:
         new = [one for problems in found.values() for one in problems]
         write_problems(self.folder / PROBLEMS, [*kept, *new])
 
-    def _check_problems(self, found: dict[str, list[Problem]], sets: Sequence[SetWork]) -> None:
+    def _check_problems(
+        self, found: dict[str, list[Problem]], sets: Sequence[SetWork], tolerance: Tolerance
+    ) -> None:
         """Raise an :class:`InputError` if a set has too many problems, or nothing else."""
         wrong = []
         for one in sets:
@@ -236,10 +241,10 @@ class Preparation:
                     f"set {one.name}: expected utterances in {folders}, found none that can be "
                     f"used ({counts or 'no audio files'})"
                 )
-            elif not self.options.max_problems.allows(len(problems), files):
+            elif not tolerance.allows(len(problems), files):
                 wrong.append(
                     f"set {one.name}: {len(problems):,} of {files:,} files cannot be used "
-                    f"({counts}), more than --max-problems {self.options.max_problems} allows"
+                    f"({counts}), more than --max-problems {tolerance} allows"
                 )
         if wrong:
             self._write_problems(found)

@@ -71,16 +71,13 @@ class SetWork:
         undone = [index for index, note in enumerate(notes) if note is None]
         if not self.keep_features:
             return undone
-        joined = joined_shards(self.folder)
         if self.target.exists():
-            joined = 0
             if not undone and self._is_ours():
                 return []
             self.target.unlink()
-            forget_joined(self.folder)
-        if any(index < joined for index in undone):
-            joined = 0
-            forget_joined(self.folder)
+        joined = joined_shards(self.folder, notes)
+        if not joined:
+            forget_joined(self.folder)  # what there may be is of other files
         return [
             index
             for index, (place, note) in enumerate(zip(self.places, notes, strict=True))

@@ -115,13 +115,13 @@ def test_names_that_no_table_has(tmp_path: Path) -> None:
 
 
 def test_folders_of_another_layout(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="expected a split folder .* found nothing"):
+    with pytest.raises(InputError, match=r"expected a split folder .* found nothing"):
         list_set("test", [tmp_path / "none"])
     (tmp_path / "file").write_text("x")
     with pytest.raises(InputError, match="found a file"):
         list_set("test", [tmp_path / "file"])
     write_split(tmp_path / "LibriSpeech" / "dev-clean", 2)
-    with pytest.raises(InputError, match="another depth.*it has dev-clean: give one of these"):
+    with pytest.raises(InputError, match=r"another depth.*it has dev-clean: give one of these"):
         list_set("test", [tmp_path / "LibriSpeech"])
     with pytest.raises(InputError, match="another depth"):
         list_set("test", [tmp_path / "LibriSpeech" / "dev-clean" / "1"])
