@@ -189,10 +189,17 @@ def _options(args: argparse.Namespace) -> Options:
         rate=args.rate,
         min_seconds=args.min_seconds,
         max_seconds=args.max_seconds,
-        workers=args.workers or len(os.sched_getaffinity(0)),
+        workers=args.workers or _processors(),
         max_problems=args.max_problems,
         overwrite=args.overwrite,
     )
+
+
+def _processors() -> int:
+    """How many this process may use, where the system tells."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _say(line: str) -> None:

@@ -161,7 +161,10 @@ def read_state(folder: Path) -> State:
             )
         return State()
     finished = {} if record is None else record["sets"]
-    is_whole = all((folder / name).exists() for name in (PIECE_MODEL, DICTIONARY, CONFIG))
+    common = [PIECE_MODEL, DICTIONARY, CONFIG]
+    if newest["settings"]["cmvn"] == "global":
+        common.append(STATISTICS)
+    is_whole = all((folder / name).exists() for name in common)
     finished = {
         name: results
         for name, results in finished.items()

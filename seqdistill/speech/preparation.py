@@ -4,24 +4,18 @@ The order is that of what may go wrong: names and settings, then the layout, the
 the pieces. What takes long (shards of features) is kept whatever goes wrong after it.
 """
 
-import io
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
-
 from seqdistill.errors import InputError
 from seqdistill.files import json_to_bytes, locked, read_json, remove_parts, write_whole
 from seqdistill.records import describe_environment
-from seqdistill.speech import pieces
-from seqdistill.speech.cmvn import merge_all
 from seqdistill.speech.configuration import (
     CONFIG,
     DICTIONARY,
     PIECE_MODEL,
-    STATISTICS,
     config_yaml,
 )
 from seqdistill.speech.extras import need
@@ -55,10 +49,13 @@ from seqdistill.speech.problems import (
 )
 from seqdistill.speech.sets import SetWork
 from seqdistill.speech.shards import ShardPlace, ShardWork
+from seqdistill.speech.training_set import (
+    count_unknown,
+    make_pieces,
+    pieces_of,
+    write_statistics,
+)
 from seqdistill.workers import do_units
-
-#: A training set with a larger share of unknown pieces was not meant for its piece model.
-_MOST_UNKNOWN = 0.05
 
 
 class Progress(Protocol):
@@ -258,8 +255,12 @@ class Preparation:
         self, sets: Sequence[SetWork], planned: dict[str, Any], progress: Progress
     ) -> dict[str, Any]:
         """Write everything but the record; return the sets' results."""
-        model, dictionary = self._pieces(sets)
-        unknown = {one.name: self._unknown(one, model, dictionary) for one in sets}
+        train = next((one for one in sets if one.name == TRAIN), None)
+        if train is None and self.state.finished:
+            found = pieces_of(self.folder)
+        else:
+            found = make_pieces(self.options, [] if train is None else train.texts(), self.say)
+        unknown = {one.name: count_unknown(one, found, self.say) for one in sets}
         results = {}
         for one in sets:
             utterances = one.utterances()
@@ -279,9 +280,10 @@ class Preparation:
                 "left_out": count_kinds(one.problems()),
                 "files": files,
             }
-        self._write_statistics(sets)
-        write_whole(self.folder / PIECE_MODEL, model)
-        write_whole(self.folder / DICTIONARY, dictionary.encode())
+        if self.options.cmvn == "global" and train is not None:
+            write_statistics(self.folder, train, self.options.bins)
+        write_whole(self.folder / PIECE_MODEL, found.model)
+        write_whole(self.folder / DICTIONARY, found.dictionary.encode())
         config = config_yaml(
             self.folder,
             rate=self.options.rate,
@@ -291,50 +293,6 @@ class Preparation:
         )
         write_whole(self.folder / CONFIG, config.encode())
         return results
-
-    def _pieces(self, sets: Sequence[SetWork]) -> tuple[bytes, str]:
-        """Return the piece model and the dictionary: trained, given, or those that are there."""
-        train = next((one for one in sets if one.name == TRAIN), None)
-        if train is None and self.state.finished:
-            model = (self.folder / PIECE_MODEL).read_bytes()
-            return model, (self.folder / DICTIONARY).read_text(encoding="utf-8")
-        texts = [] if train is None else train.texts()
-        if self.options.piece_model is not None:
-            model = pieces.read_model(self.options.piece_model)
-        else:
-            kind, size = self.options.piece_type, self.options.pieces
-            most = "at most " if kind == "char" else ""
-            self.say(f"training {most}{size:,} {kind} pieces on {len(texts):,} transcripts")
-            model = pieces.train_pieces(texts, size, kind)
-        if self.options.dictionary is not None:
-            return model, pieces.read_dictionary(self.options.dictionary)
-        return model, pieces.dictionary_text(model, pieces.encode(model, texts))
-
-    def _unknown(self, one: SetWork, model: bytes, dictionary: str) -> int | None:
-        """Return how many pieces of a set are unknown, None if it has no transcripts."""
-        name, texts = one.name, one.texts()
-        if not texts:
-            return None
-        unknown, total = pieces.count_unknown(dictionary, pieces.encode(model, texts))
-        if name == TRAIN and unknown > _MOST_UNKNOWN * total:
-            raise InputError(
-                f"set {name}: {unknown:,} of {total:,} pieces of the transcripts are not in the "
-                "dictionary; are the transcripts in the same case and language as the piece model, "
-                "and is the dictionary that model's?"
-            )
-        if unknown:
-            self.say(f"{name}: {unknown:,} of {total:,} pieces of the transcripts are unknown")
-        return unknown
-
-    def _write_statistics(self, sets: Sequence[SetWork]) -> None:
-        train = next((one for one in sets if one.name == TRAIN), None)
-        if self.options.cmvn != "global" or train is None:
-            return
-        parts = [note.moments for note in train.notes if note.moments is not None]
-        mean, std = merge_all(parts, self.options.bins).statistics()
-        buffer = io.BytesIO()
-        np.savez(buffer, mean=mean, std=std)
-        write_whole(self.folder / STATISTICS, buffer.getvalue())
 
     def _report(self, sets: Sequence[SetWork]) -> dict[str, Any]:
         record: dict[str, Any] = read_json(self.folder / RECORD)

@@ -422,11 +422,12 @@ def test_sets_are_added_to_a_finished_folder(corpus: Path, tmp_path: Path) -> No
 
 def test_a_file_that_was_removed_is_made_again(corpus: Path, tmp_path: Path) -> None:
     output = tmp_path / "out"
-    assert main(arguments(corpus, output)) == 0
+    words = arguments(corpus, output, "--cmvn", "global")
+    assert main(words) == 0
     before = contents(output)
-    for name in ("valid.tsv", "ood.features.zip", "spm.model", "config.yaml"):
+    for name in ("valid.tsv", "ood.features.zip", "spm.model", "config.yaml", "gcmvn.npz"):
         (output / name).unlink()
-        assert main(arguments(corpus, output)) == 0
+        assert main(words) == 0
         assert contents(output) == before
 
 
