@@ -1,22 +1,15 @@
-"""``seqdistill fit-features``: from binarised text to densities of models' features."""
+"""``seqdistill fit-features``: from text or speech to densities of models' features."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
+from fairseq_plugins.feature_corpora import Corpora, SpeechCorpora, TextCorpora
 from fairseq_plugins.features import encode_and_decode, pooled_by_sentence, require_features
-from fairseq_plugins.generation.loading import load_models
-from fairseq_plugins.target_cache.corpus import (
-    CorpusPlace,
-    collate,
-    fits,
-    has_cuda,
-    make_batches,
-)
+from fairseq_plugins.target_cache.corpus import has_cuda
 from seqdistill.errors import InputError
 from seqdistill.uncertainty.densities import SIDES, FeatureMoments, GaussianDensity, ModelDensity
 from seqdistill.uncertainty.density_files import weight_sample
@@ -34,6 +27,7 @@ class FitOptions:
         background_subset: of it.
         source: language; None: inferred from the folder.
         target: language; likewise.
+        config_yaml: of speech, name of the configuration in ``data``; None: the data are text.
         max_sentences: of each, drawn at random; None: all.
         seed: of that draw.
         shrinkage: of the covariances, in [0, 1]; None: the oracle approximating shrinkage.
@@ -51,6 +45,7 @@ class FitOptions:
     background_subset: str = "train"
     source: str | None = None
     target: str | None = None
+    config_yaml: str | None = None
     max_sentences: int | None = None
     seed: int = 0
     shrinkage: float | None = None
@@ -76,19 +71,17 @@ class Fitting:
 
     def __init__(self, options: FitOptions) -> None:
         self.options = options
-        place = CorpusPlace.find(options.data, options.source, options.target, options.subset)
         self._use_cuda = has_cuda(options.use_cpu)
-        loaded = load_models(
-            options.paths, options.data, place.source, place.target, use_cuda=self._use_cuda
-        )
-        self._task, self._models = loaded.task, loaded.models
+        corpora = _corpora(options, self._use_cuda)
+        self._models, self._pad = corpora.models, corpora.pad
         require_features(self._models)
-        self._corpora = {"in_domain": self._corpus(place)}
+        places = {"in_domain": (options.data, options.subset)}
         if options.background is not None:
-            background = CorpusPlace.find(
-                options.background, place.source, place.target, options.background_subset
-            )
-            self._corpora["background"] = self._corpus(background)
+            places["background"] = (options.background, options.background_subset)
+        self._corpora = {
+            kind: corpora.corpus(*place).drawn(options.max_sentences, options.seed)
+            for kind, place in places.items()
+        }
         self._moments = {
             kind: [{side: FeatureMoments() for side in SIDES} for _ in self._models]
             for kind in self._corpora
@@ -102,11 +95,9 @@ class Fitting:
     def read(self) -> Iterator[int]:
         """Read all sentences; yields how many, batch by batch."""
         for kind, corpus in self._corpora.items():
-            batches = make_batches(corpus.dataset, corpus.sentences, self.options.max_tokens)
-            for batch in batches:
-                sample = collate(corpus.dataset, batch, self._use_cuda)
+            for sample in corpus.batches(self.options.max_tokens, self._use_cuda):
                 self._add(sample, kind)
-                yield len(batch)
+                yield len(sample["id"])
 
     def densities(self) -> list[ModelDensity]:
         """Return the densities of what was read, one of each model.
@@ -135,7 +126,7 @@ class Fitting:
 
     @torch.no_grad()
     def _add(self, sample: dict[str, Any], kind: str) -> None:
-        counted = sample["target"].ne(self._task.target_dictionary.pad())
+        counted = sample["target"].ne(self._pad)
         for m, model in enumerate(self._models):
             encoded, given = encode_and_decode(model, sample["net_input"], counted)
             pooled = (encoded, pooled_by_sentence(given.features, counted))
@@ -145,37 +136,10 @@ class Fitting:
                 except InputError as error:
                     raise InputError(f"{self.options.paths[m]}: {error}") from error
 
-    def _corpus(self, place: CorpusPlace) -> "_Corpus":
-        task, dataset = place.load()
-        name = f"{place.folder} ({place.subset})"
-        if dataset.tgt is None:
-            raise InputError(f"{name}: no target side; preprocess it with both languages")
-        for mine, other in (
-            (self._task.source_dictionary, task.source_dictionary),
-            (self._task.target_dictionary, task.target_dictionary),
-        ):
-            if mine != other:
-                raise InputError(
-                    f"{name}: its dictionaries are not those of {self.options.data}; preprocess it "
-                    "with --srcdict and --tgtdict of that folder"
-                )
-        limits = [model.max_positions() for model in self._models]
-        readable = [
-            s
-            for s in range(len(dataset))
-            if fits(dataset.src_sizes[s], dataset.tgt_sizes[s], limits)
-        ]
-        wanted = self.options.max_sentences
-        if wanted is not None and wanted < len(readable):
-            drawn = np.random.default_rng(self.options.seed).permutation(len(readable))[:wanted]
-            readable = [readable[n] for n in sorted(drawn)]
-        return _Corpus(name, dataset, readable)
 
-
-@dataclass(frozen=True)
-class _Corpus:
-    """A data set and the sentences of it that are read."""
-
-    name: str
-    dataset: Any
-    sentences: list[int]
+def _corpora(options: FitOptions, use_cuda: bool) -> Corpora:
+    if options.config_yaml is not None:
+        return SpeechCorpora(options.paths, options.data, options.config_yaml, use_cuda)
+    return TextCorpora(
+        options.paths, options.data, options.source, options.target, options.subset, use_cuda
+    )

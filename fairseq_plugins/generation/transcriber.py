@@ -1,23 +1,20 @@
 """Audio in, hypotheses out: decoding speech without fairseq's command line."""
 
-from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from fairseq import checkpoint_utils, utils
+from fairseq import utils
 from fairseq.data.audio.feature_transforms import CompositeAudioFeatureTransform
 from fairseq.dataclass.configs import GenerationConfig
 from torch import Tensor
 
-from fairseq_plugins.checkpoints import explain, load_checkpoint
 from fairseq_plugins.generation import build_uncertainty_generator, densities_for
 from fairseq_plugins.generation.conversion import text_decoder, to_hypotheses
 from fairseq_plugins.generation.ensemble import estimator_of
-from fairseq_plugins.generation.loading import require_files
-from fairseq_plugins.tasks.ensemble_teacher_speech_to_text import EnsembleTeacherSpeechToTextTask
+from fairseq_plugins.speech.loading import load_speech_models
 from seqdistill.hypotheses import Hypothesis, ModelInfo
 from seqdistill.speech.features import load_features
 from seqdistill.uncertainty.estimators import UncertaintyOptions
@@ -63,22 +60,11 @@ class Transcriber:
         options: UncertaintyOptions | None = None,
         feature_density: str | Path | None = None,
     ) -> None:
-        require_files(*paths)
         self._use_cuda = torch.cuda.is_available() and not use_cpu
-        limits = {"max_source_positions": 6000, "max_target_positions": 1024}  # fairseq's defaults
-        self.task: Any = EnsembleTeacherSpeechToTextTask.setup_task(
-            Namespace(data=str(data), config_yaml=config_yaml, predictive=predictive, **limits)
+        loaded = load_speech_models(
+            paths, data, config_yaml, predictive=predictive, use_cuda=self._use_cuda
         )
-        for path in paths:
-            self.task.check_member(path, load_checkpoint(path))
-        try:
-            self.models, _ = checkpoint_utils.load_model_ensemble(list(paths), task=self.task)
-        except Exception as error:
-            raise explain(error, " or ".join(map(str, paths))) from error
-        for model in self.models:
-            model.eval()
-            if self._use_cuda:
-                model.cuda()
+        self.task, self.models = loaded.task, loaded.models
         self.model: ModelInfo = estimator_of(self.models, options).info
         # Not those of a training set: nothing is augmented.
         self._transforms = CompositeAudioFeatureTransform.from_config_dict(

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from fairseq import utils
-from fairseq.data import LanguagePairDataset, data_utils
+from fairseq.data import FairseqDataset, LanguagePairDataset, data_utils
 from fairseq.data.indexed_dataset import MMapIndexedDataset
 from fairseq.tasks.translation import TranslationConfig, TranslationTask
 
@@ -140,7 +140,7 @@ def fitting_tokens(V: int, use_cuda: bool) -> int:
 
 
 def make_batches(
-    dataset: LanguagePairDataset, sentences: Sequence[int], max_tokens: int
+    dataset: FairseqDataset, sentences: Sequence[int], max_tokens: int
 ) -> list[list[int]]:
     """Return batches of sentences of like lengths, the same whenever it is asked for the same.
 
@@ -149,16 +149,17 @@ def make_batches(
         sentences: their numbers.
         max_tokens: of the longer side of a batch, padding counted; a longer sentence is alone.
     """
-    longer = {s: max(dataset.src_sizes[s], dataset.tgt_sizes[s]) for s in sentences}
+    sizes = {s: dataset.size(s) for s in sentences}  # (source, target)
+    longer = {s: max(size) for s, size in sizes.items()}
     batches: list[list[int]] = []
-    for sentence in sorted(sentences, key=lambda s: (longer[s], dataset.src_sizes[s], s)):
+    for sentence in sorted(sentences, key=lambda s: (longer[s], sizes[s][0], s)):
         if not batches or (len(batches[-1]) + 1) * longer[sentence] > max_tokens:
             batches.append([])
         batches[-1].append(sentence)
     return batches
 
 
-def collate(dataset: LanguagePairDataset, batch: Sequence[int], use_cuda: bool) -> dict[str, Any]:
+def collate(dataset: FairseqDataset, batch: Sequence[int], use_cuda: bool) -> dict[str, Any]:
     """Return fairseq's batch of sentences; ``id`` says in which order they are."""
     sample: dict[str, Any] = dataset.collater([dataset[index] for index in batch])
     return utils.move_to_cuda(sample) if use_cuda else sample

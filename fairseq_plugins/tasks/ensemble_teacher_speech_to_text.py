@@ -89,9 +89,15 @@ class EnsembleTeacherSpeechToTextTask(DistillationTask, SpeechToTextTask):
         """Raise an ``InputError`` if a checkpoint does not fit the data."""
         check_speech_member(path, state, self.data_cfg, self.tgt_dict)
 
-    def sibling(self, predictive: str | None = None) -> "EnsembleTeacherSpeechToTextTask":
-        """Return a task of the same data for other models."""
-        return type(self)(sibling_options(self.cfg, predictive), self.tgt_dict)
+    def sibling(
+        self, predictive: str | None = None, data: str | None = None
+    ) -> "EnsembleTeacherSpeechToTextTask":
+        """Return a task of the same data, or of another folder, for other models."""
+        options = sibling_options(self.cfg, predictive)
+        if data is None:
+            return type(self)(options, self.tgt_dict)
+        options.data = data
+        return type(self).setup_task(options)
 
     def build_model(self, args: Namespace, from_checkpoint: bool = False) -> BaseFairseqModel:
         """Build a model; from a checkpoint it gets its head, in training its first weights."""

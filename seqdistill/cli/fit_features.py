@@ -39,6 +39,12 @@ def add_parser(subparsers: Any) -> None:
         help="checkpoints with colons between them; each gets densities of its own",
     )
     add_language_options(parser)
+    parser.add_argument(
+        "--config-yaml",
+        metavar="NAME",
+        help="speech: configuration in DATA, a folder of `seqdistill prepare-speech` (without it, "
+        "DATA is text)",
+    )
     parser.add_argument("--gen-subset", default="train", metavar="NAME", help="of DATA")
     parser.add_argument(
         "--background",
@@ -63,7 +69,10 @@ def add_parser(subparsers: Any) -> None:
         "oracle approximating shrinkage of Chen et al. 2010)",
     )
     parser.add_argument(
-        "--max-tokens", type=positive, default=4096, metavar="N", help="of a batch, with padding"
+        "--max-tokens",
+        type=positive,
+        metavar="N",
+        help="tokens, or frames of speech, of a batch with padding (default: 4096, or 20000)",
     )
     parser.add_argument("--cpu", action="store_true", help="stay on the CPU")
     add_output_options(parser, what="the densities, as safetensors", required=True)
@@ -89,7 +98,8 @@ def run(args: argparse.Namespace) -> int:
             max_sentences=args.max_sentences,
             seed=args.seed,
             shrinkage=args.shrinkage,
-            max_tokens=args.max_tokens,
+            config_yaml=args.config_yaml,
+            max_tokens=args.max_tokens or (4096 if args.config_yaml is None else 20_000),
             use_cpu=args.cpu,
         )
         fitting = Fitting(options)

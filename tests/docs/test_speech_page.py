@@ -2,6 +2,8 @@
 
 import re
 
+import pytest
+
 from seqdistill.cli.main import build_parser
 from seqdistill.speech.configuration import POLICIES
 from seqdistill.speech.problems import KINDS
@@ -16,13 +18,23 @@ def rows(header: str) -> list[list[str]]:
     return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in table.splitlines()]
 
 
-def test_every_option_of_prepare_speech_is_there() -> None:
-    parser = build_parser("prepare-speech")
+def options_of(verb: str) -> set[str]:
+    parser = build_parser(verb)
     (verbs,) = [action for action in parser._actions if action.dest == "verb"]
-    actions = verbs.choices["prepare-speech"]._actions  # type: ignore[index]
-    options = {name for action in actions for name in action.option_strings if name[:2] == "--"}
-    documented = {name for row in rows("option") for name in re.findall(r"--[\w-]+", row[0])}
-    assert documented == options - {"--help"}
+    actions = verbs.choices[verb]._actions  # type: ignore[index]
+    names = {name for action in actions for name in action.option_strings if name[:2] == "--"}
+    return names - {"--help"}
+
+
+@pytest.mark.parametrize(
+    ("verb", "header"), [("prepare-speech", "option"), ("transcribe", "`transcribe`")]
+)
+def test_every_option_is_there(verb: str, header: str) -> None:
+    documented = {name for row in rows(header) for name in re.findall(r"--[\w-]+", row[0])}
+    assert documented == options_of(verb)
+
+
+def test_the_default_of_max_problems() -> None:
     shown = [row for row in rows("option") if row[0] == "`--max-problems`"]
     assert shown[0][1] == "1%"
 

@@ -5,6 +5,7 @@ import random
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.plugins.corpus import run
@@ -90,3 +91,33 @@ def test_another_sampling_rate_is_left_out(speech: SpeechCorpus, tmp_path: Path)
     assert "slow.wav" in result.stderr
     assert "8000" in result.stderr
     assert result.stdout == ""
+
+
+def test_distances_from_the_training_data(speech: SpeechCorpus, tmp_path: Path) -> None:
+    """Densities fitted on prepared speech; the tones of training are nearer than mere noise."""
+    density = tmp_path / "density.safetensors"
+    result = run(
+        "seqdistill", "fit-features", speech.data, "--config-yaml", "config.yaml", "--path",
+        speech.teachers[0], "--background", speech.data, "--background-subset", "test",
+        "--output", density, "--cpu",
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert "in-domain encoder, 24 sentences, 16 features" in result.stderr
+    noise = np.random.default_rng(1).normal(0, 0.2, RATE).astype(np.float32)
+    write_audio(tmp_path / "noise.wav", noise)
+    output = tmp_path / "out.jsonl"
+    result = run(
+        "seqdistill", "transcribe", tmp_path / "noise.wav", speech.data / "audio" / "train-0.wav",
+        "--path", speech.teachers[0], "--data", speech.data, "--cpu", "--feature-density", density,
+        "--measure", "mahalanobis_encoder", "--output", output,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    far, near = (record["uncertainty"] for record in records(output))
+    assert far["mahalanobis_encoder"] > 2 * near["mahalanobis_encoder"]
+    assert "relative_mahalanobis_decoder" in near
+    result = run(
+        "seqdistill", "fit-features", speech.data, "--config-yaml", "config.yaml", "--path",
+        speech.teachers[0], "--gen-subset", "foreign", "--output", tmp_path / "x", "--cpu",
+    )  # fmt: skip
+    assert result.returncode == 1
+    assert "no transcripts; densities need a set that has them" in result.stderr
