@@ -41,7 +41,7 @@ def data_steps(recipe: Recipe, work: WorkFolder) -> list[Step]:
         1,
         (
             "python", "-m", f"recipes.{recipe.name}.data", "--output", str(work.audio),
-            "--options", json.dumps(recipe.data.options),
+            "--sets", *names, "--options", json.dumps(recipe.data.options),
         ),
         (folder / "*.py", Path("recipes/common/audio.py"), *data_files(recipe)),
         tuple(work.audio / f"{name}.json" for name in names),

@@ -24,10 +24,11 @@ SCALES = [
     for scale in ("full", *(read_yaml(folder / "recipe.yaml").get("scales") or {}))
 ]
 DEMO = REPOSITORY / "recipes" / "demo"
+SPEECH = REPOSITORY / "recipes" / "an4"
 
 
 def test_there_are_recipes() -> None:
-    assert {folder.name for folder in FOLDERS} >= {"demo", "tatoeba_en_de"}
+    assert {folder.name for folder in FOLDERS} >= {"demo", "tatoeba_en_de", "an4"}
 
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
@@ -90,6 +91,50 @@ def test_scales_have_work_folders_of_their_own() -> None:
 def test_settings_that_make_no_sense(setting: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
         load(DEMO, [setting])
+
+
+@pytest.mark.parametrize(
+    ("folder", "setting", "message"),
+    [
+        (DEMO, "data.kind=sound", "unknown kind sound in data.kind"),
+        (DEMO, "data.source_lang=null", "data.source_lang and data.target_lang have to name"),
+        (DEMO, "data.prepare.pieces=20", "data.prepare is for data.kind speech"),
+        (SPEECH, "data.source_lang=en", "data.source_lang is for data.kind text"),
+        (SPEECH, "data.pieces.size=20", "data.pieces is for data.kind text"),
+        (SPEECH, "gradients.at.teacher1=start", "gradients is for data.kind text"),
+        (SPEECH, "targets.mode=store", "targets.mode must be online for data.kind speech"),
+    ],
+)
+def test_keys_of_another_kind_of_data(folder: Path, setting: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        load(folder, ["scale=tiny", setting])
+
+
+def test_speech_has_its_task_everywhere_and_its_teachers_online() -> None:
+    recipe = load(SPEECH, ["scale=tiny"])
+    plan = make_plan(recipe, WorkFolder(Path("work")))
+    assert [step.name for step in plan if step.stage in (1, 3)] == ["audio", "prepare"]
+    with_models = [step for step in plan if step.command[0].startswith("seqdistill-fairseq")]
+    assert len(with_models) == 2 + 2 + 3 * 3 + 3 * 2  # teachers, students, decode, force
+    for step in with_models:
+        words = " ".join(step.command)
+        assert "--task ensemble_teacher_speech_to_text --config-yaml config.yaml" in words
+        assert "--remove-bpe" not in words
+        assert ("--ensemble-paths" in words) == (step.stage == 4)
+        assert Path("work/data/prepared/dict.txt") in step.inputs
+    (prepare,) = (step for step in plan if step.name == "prepare")
+    assert Path("recipes/an4/specaugment.yaml") in prepare.inputs
+    assert "noise10=work/data/audio/noise10" in prepare.command
+
+
+def test_given_teachers_of_speech_bring_their_pieces() -> None:
+    given = "{checkpoints: [a.pt, b.pt], model: spm.model, dictionary: dict.txt}"
+    settings = ["scale=tiny", "teachers.mode=given", f"teachers.given={given}"]
+    plan = make_plan(load(SPEECH, settings), WorkFolder(Path("work")))
+    prepare = next(step for step in plan if step.name == "prepare")
+    assert " ".join(prepare.command).endswith("--piece-model spm.model --dictionary dict.txt")
+    assert {Path("spm.model"), Path("dict.txt")} <= set(prepare.inputs)
+    assert not any(step.stage == 2 for step in plan)
 
 
 def test_recipes_live_in_the_recipes_folder(tmp_path: Path) -> None:

@@ -1,0 +1,1 @@
+"""Speech recognition: AN4, spoken digits or tones."""
