@@ -42,7 +42,7 @@ class DataOptions:
         root: the data folder, which holds ``asr/an4`` and the others; tones need none.
         uses: how often each training recording of a digit is used in strings.
         singles: how often it is used alone, too.
-        test_uses: how often each test recording of a digit is used.
+        test_uses: how often each recording of a digit for validation or testing is used.
         tones: training strings of the domain ``tones``.
         noise_db: signal-to-noise ratios in decibels; each gives a noisy copy of the test set.
         noise: ``white`` or ``pink``.
@@ -108,7 +108,7 @@ def _digits(options: DataOptions) -> tuple[dict[str, SetMaker], Utterances]:
 
     return {
         "train": _written(train),
-        "valid": _written(_first(options, partial(draw, "valid"))),
+        "valid": _written(_first(options, partial(draw, "valid", uses=options.test_uses))),
         "test": _written(test),
         "an4_digits": _written(of_an4(WORDS.__contains__)),
         "an4_letters": _written(of_an4(lambda word: len(word) == 1)),
