@@ -17,14 +17,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from seqdistill.speech.layout import list_set
-from seqdistill.speech.noise import add_noise
 
 from recipes.common.config import build, unknown
 from seqdistill.errors import InputError
 from seqdistill.files import atomic_write
 from seqdistill.speech.audio import FULL_SCALE, Array, read_audio
 from seqdistill.speech.extras import need
+from seqdistill.speech.layout import list_set
+from seqdistill.speech.noise import add_noise
 
 RATE = 16_000
 """Samples a second of everything that is written."""
