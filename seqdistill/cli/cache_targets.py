@@ -3,10 +3,9 @@
 import argparse
 import json
 import sys
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from seqdistill.cli.common import add_verb
+from seqdistill.cli.common import add_verb, positive, show_progress
 from seqdistill.cli.with_fairseq import add_language_options, fairseq_at_hand
 from seqdistill.targets.store.describe import size_text
 
@@ -60,7 +59,7 @@ def _add_targets(parser: argparse.ArgumentParser) -> None:
         "then the outputs",
     )
     group.add_argument(
-        "--beam", type=_positive, default=5, metavar="N", help="size of the beam for outputs"
+        "--beam", type=positive, default=5, metavar="N", help="size of the beam for outputs"
     )
     group.add_argument(
         "--max-len-a",
@@ -77,7 +76,7 @@ def _add_content(parser: argparse.ArgumentParser) -> None:
     width = group.add_mutually_exclusive_group()
     width.add_argument(
         "--top-k",
-        type=_positive,
+        type=positive,
         metavar="K",
         help="pieces a token; K = the vocabulary's size keeps everything (default: 128)",
     )
@@ -89,7 +88,7 @@ def _add_content(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--max-k",
-        type=_positive,
+        type=positive,
         metavar="K",
         help="of --tail-mass: never more than this (default: 1024, or the vocabulary's size)",
     )
@@ -116,21 +115,21 @@ def _add_running(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("running")
     group.add_argument(
         "--workers",
-        type=_positive,
+        type=positive,
         default=1,
         metavar="N",
         help="processes, each with its own teachers (and, if several, with one thread)",
     )
     group.add_argument(
         "--max-tokens",
-        type=_positive,
+        type=positive,
         metavar="N",
         help="tokens of a batch (default: as many as make tokens x vocabulary floats 16 MB, on a "
         "GPU 256 MB, but at most 4096)",
     )
     group.add_argument(
         "--shard-sentences",
-        type=_positive,
+        type=positive,
         default=2048,
         metavar="N",
         help="sentences of a shard: what a killed worker has to do again",
@@ -157,7 +156,7 @@ def run(args: argparse.Namespace) -> int:
         if args.dry_run:
             print(json.dumps(caching.survey(), indent=1, ensure_ascii=False))
             return 0
-        manifest = caching.run(_progress)
+        manifest = caching.run(show_progress)
     size = sum(shard["bytes"] for shard in manifest["shards"])
     left_out = manifest["left_out"]
     print(
@@ -196,21 +195,3 @@ def _options(args: argparse.Namespace) -> "CacheOptions":
         use_cpu=args.cpu,
         overwrite=args.overwrite,
     )
-
-
-def _progress(what: str, done: int, total: int, steps: Iterator[int]) -> None:
-    from tqdm import tqdm
-
-    # disable=None: no bar where stderr is no terminal.
-    with tqdm(
-        desc=what, total=total, initial=done, unit=" sentences", file=sys.stderr, disable=None
-    ) as bar:
-        for count in steps:
-            bar.update(count)
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"expected a number of at least 1, got {number}")
-    return number

@@ -1,7 +1,8 @@
 """What verbs share: the look of their help, named paths, and files that are not overwritten."""
 
 import argparse
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -98,3 +99,33 @@ def refuse_existing(path: str | None, *, overwrite: bool) -> None:
     """
     if path is not None and Path(path).exists() and not overwrite:
         raise InputError(f"{path} exists already; pass --overwrite to replace it")
+
+
+def positive(text: str) -> int:
+    """Read a whole number above 0."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"expected a number of at least 1, got {number}")
+    return number
+
+
+def show_progress(
+    what: str, done: int, total: int, steps: Iterable[int], *, unit: str = "sentences"
+) -> None:
+    """Go through steps with a bar, where stderr is a terminal.
+
+    Args:
+        what: is being done.
+        done: units that were done before.
+        total: units in all.
+        steps: each says how many units it has done.
+        unit: what is counted.
+    """
+    from tqdm import tqdm
+
+    # disable=None: no bar where stderr is no terminal.
+    with tqdm(
+        desc=what, total=total, initial=done, unit=f" {unit}", file=sys.stderr, disable=None
+    ) as bar:
+        for count in steps:
+            bar.update(count)

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
+from seqdistill.cli.common import positive
 from seqdistill.cli.with_fairseq import fairseq_at_hand
 from seqdistill.errors import InputError, UsageError
 from seqdistill.hypotheses import Hypothesis
@@ -181,11 +182,3 @@ def with_progress(hypotheses: Iterator[Hypothesis]) -> Iterable[Hypothesis]:
 
     bar: Iterable[Hypothesis] = tqdm(hypotheses, unit=" sentences", file=sys.stderr, disable=None)
     return bar
-
-
-def positive(text: str) -> int:
-    """Read a whole number above 0."""
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"expected a number of at least 1, got {number}")
-    return number

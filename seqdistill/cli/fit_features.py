@@ -6,8 +6,13 @@ import sys
 from dataclasses import asdict
 from typing import Any
 
-from seqdistill.cli.common import add_output_options, add_verb, refuse_existing
-from seqdistill.cli.decoding import positive
+from seqdistill.cli.common import (
+    add_output_options,
+    add_verb,
+    positive,
+    refuse_existing,
+    show_progress,
+)
 from seqdistill.cli.with_fairseq import add_language_options, fairseq_at_hand
 
 _DESCRIPTION = """\
@@ -103,7 +108,7 @@ def run(args: argparse.Namespace) -> int:
             use_cpu=args.cpu,
         )
         fitting = Fitting(options)
-        _show(fitting)
+        show_progress("features", 0, fitting.sentences, fitting.read())
         densities = fitting.densities()
     write_densities(args.output, densities, asdict(options), overwrite=args.overwrite)
     for model in densities:
@@ -115,12 +120,3 @@ def run(args: argparse.Namespace) -> int:
                     file=sys.stderr,
                 )
     return 0
-
-
-def _show(fitting: Any) -> None:
-    """Read all sentences, with a bar where stderr is a terminal."""
-    from tqdm import tqdm
-
-    with tqdm(total=fitting.sentences, unit=" sentences", file=sys.stderr, disable=None) as bar:
-        for count in fitting.read():
-            bar.update(count)

@@ -11,9 +11,10 @@ from seqdistill.cli.common import (
     add_output_options,
     add_verb,
     named_paths,
+    positive,
     refuse_existing,
+    show_progress,
 )
-from seqdistill.cli.decoding import positive
 from seqdistill.cli.with_fairseq import add_language_options, fairseq_at_hand
 from seqdistill.files import atomic_write
 from seqdistill.kernels.backend import KINDS
@@ -98,7 +99,7 @@ def run(args: argparse.Namespace) -> int:
         from fairseq_plugins.gradient_ranks import GradientReading
 
         reading = GradientReading(_options(args))
-        _show(reading)
+        show_progress("gradients", 0, len(reading.sentences), reading.read())
         profile = reading.profile(resamples=args.bootstrap, seed=args.seed)
     output = (
         nullcontext(sys.stdout)
@@ -142,13 +143,3 @@ def _kinds(text: str) -> list[str]:
             f"expected losses among {', '.join(KINDS)}, got {', '.join(unknown) or 'none'}"
         )
     return kinds
-
-
-def _show(reading: Any) -> None:
-    """Read all sentences, with a bar where stderr is a terminal."""
-    from tqdm import tqdm
-
-    total = len(reading.sentences)
-    with tqdm(total=total, unit=" sentences", file=sys.stderr, disable=None) as bar:
-        for count in reading.read():
-            bar.update(count)

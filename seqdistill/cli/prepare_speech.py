@@ -5,10 +5,11 @@ import json
 import os
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from seqdistill.cli.common import add_verb
+from seqdistill.cli.common import add_verb, positive, show_progress
 from seqdistill.errors import UsageError
 from seqdistill.speech.configuration import CMVN, POLICIES
 from seqdistill.speech.pieces import TYPES
@@ -59,7 +60,7 @@ def add_parser(subparsers: Any) -> None:
 def _add_audio(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("audio and features")
     group.add_argument(
-        "--rate", type=_positive, default=16000, metavar="HZ", help="samples a second; no other"
+        "--rate", type=positive, default=16000, metavar="HZ", help="samples a second; no other"
     )
     group.add_argument(
         "--min-seconds", type=float, default=0.1, metavar="S", help="shorter ones are left out"
@@ -94,7 +95,7 @@ def _add_pieces(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("pieces")
     group.add_argument(
         "--pieces",
-        type=_positive,
+        type=positive,
         default=5000,
         metavar="N",
         help="size of the sentencepiece model, with 4 control symbols; 'char' has as many as there "
@@ -116,7 +117,7 @@ def _add_running(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("running")
     group.add_argument(
         "--workers",
-        type=_positive,
+        type=positive,
         metavar="N",
         help="processes with one thread each (default: as many as there are processors)",
     )
@@ -143,7 +144,7 @@ def run(args: argparse.Namespace) -> int:
         found = survey(options, preparation.state, preparation.list_sets())
         print(json.dumps(found, indent=1, ensure_ascii=False))
         return 0
-    record = preparation.run(_progress)
+    record = preparation.run(partial(show_progress, unit="utterances"))
     for line in summary(record, options.output):
         _say(line)
     return 0
@@ -204,24 +205,6 @@ def _processors() -> int:
 
 def _say(line: str) -> None:
     print(line, file=sys.stderr)
-
-
-def _progress(what: str, done: int, total: int, steps: Iterator[int]) -> None:
-    from tqdm import tqdm
-
-    # disable=None: no bar where stderr is no terminal.
-    with tqdm(
-        desc=what, total=total, initial=done, unit=" utterances", file=sys.stderr, disable=None
-    ) as bar:
-        for count in steps:
-            bar.update(count)
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"expected a number of at least 1, got {number}")
-    return number
 
 
 def _tolerance(text: str) -> Tolerance:

@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from seqdistill.assessment.hypothesis_sets import describe_model
-from seqdistill.cli.common import add_output_options, add_verb, refuse_existing
+from seqdistill.cli.common import add_output_options, add_verb, positive, refuse_existing
 from seqdistill.cli.decoding import (
     add_model_options,
     add_uncertainty_options,
     load_translator,
-    positive,
     uncertainty_options,
     with_progress,
 )
