@@ -11,6 +11,7 @@ from recipes.an4.tones import STRANGE_VOICE, draw_tones
 from recipes.common.audio import (
     SetMaker,
     Spoken,
+    at_speeds,
     backwards,
     link_split,
     main,
@@ -44,6 +45,7 @@ class DataOptions:
         singles: how often it is used alone, too.
         test_uses: how often each recording of a digit for validation or testing is used.
         tones: training strings of the domain ``tones``.
+        speeds: of AN4: every training utterance comes again at these speeds, in per cent.
         noise_db: signal-to-noise ratios in decibels; each gives a noisy copy of the test set.
         noise: ``white`` or ``pink``.
         limit: utterances of every set that is not for training; None: all there are.
@@ -56,6 +58,7 @@ class DataOptions:
     singles: int = 1
     test_uses: int = 4
     tones: int = 200
+    speeds: list[int] = field(default_factory=list)
     noise_db: list[int] = field(default_factory=lambda: [20, 10, 5, 0])
     noise: str = "white"
     limit: int | None = None
@@ -74,6 +77,8 @@ def make_sets(options: DataOptions) -> dict[str, SetMaker]:
         value = getattr(options, name)
         if value is not None and value < least:
             raise InputError(f"data.options.{name} must be at least {least}, got {value}")
+    if any(not 50 <= speed <= 200 for speed in options.speeds):
+        raise InputError(f"data.options.speeds must be from 50 to 200 (%), got {options.speeds}")
     sets, test = {"digits": _digits, "an4": _an4, "tones": _tones}[options.domain](options)
     sets["backwards"] = backwards(test)
     for snr in options.noise_db:
@@ -121,8 +126,10 @@ def _an4(options: DataOptions) -> tuple[dict[str, SetMaker], Utterances]:
     folder = _folder(options, AN4)
     test = _first(options, partial(read_split, folder / "test-an4"))
     digits = partial(draw_strings, _folder(options, RECORDINGS), "test", seed=options.seed, uses=1)
+    train = folder / "train-an4"
+    faster = _written(lambda: at_speeds(read_split(train), options.speeds))
     return {
-        "train": link_split(folder / "train-an4"),
+        "train": faster if options.speeds else link_split(train),
         "valid": _written(_first(options, partial(read_split, folder / "dev-an4"))),
         "test": _written(test),
         "digits": _written(_first(options, digits)),

@@ -6,10 +6,9 @@ from random import Random
 
 import numpy as np
 
-from recipes.common.audio import RATE, Spoken
+from recipes.common.audio import RATE, Spoken, resample
 from seqdistill.errors import InputError
 from seqdistill.speech.audio import FULL_SCALE, Array, read_audio
-from seqdistill.speech.extras import need
 
 WORDS = ("ZERO", "ONE", "TWO", "THREE", "FOUR", "FIVE", "SIX", "SEVEN", "EIGHT", "NINE")
 
@@ -96,11 +95,8 @@ def join(recordings: list[Array], generator: Random) -> Array:
 
 def read_recording(path: Path) -> Array:
     """Read a recording, resampled to :data:`~recipes.common.audio.RATE`."""
-    torch = need("torch", "resampling")
-    functional = need("torchaudio.functional", "resampling")
     waveform, _ = read_audio(path, rate=RECORDED_RATE)
-    resampled: Array = functional.resample(torch.from_numpy(waveform), RECORDED_RATE, RATE).numpy()
-    return resampled
+    return resample(waveform, RECORDED_RATE, RATE)
 
 
 def _fields(path: Path) -> list[str]:

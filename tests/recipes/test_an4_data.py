@@ -111,6 +111,7 @@ def test_every_set_of_tones(tmp_path: Path) -> None:
         (DataOptions(domain="digit", root="x"), "unknown domain digit .* did you mean digits"),
         (DataOptions(domain="digits"), "data.options.root has to name the data folder"),
         (DataOptions(domain="tones", limit=0), "data.options.limit must be at least 1, got 0"),
+        (DataOptions(root="x", speeds=[9]), "data.options.speeds must be from 50 to 200"),
         (DataOptions(root="x", singles=-1), "data.options.singles must be at least 0, got -1"),
     ],
 )

@@ -8,6 +8,7 @@ import pytest
 
 from recipes.common.audio import (
     Spoken,
+    at_speeds,
     backwards,
     describe,
     link_split,
@@ -82,6 +83,19 @@ def test_changed_copies(tmp_path: Path) -> None:
     for one, copy in zip(clean, read_split(tmp_path / "plain"), strict=True):
         assert copy.text is None
         np.testing.assert_array_equal(copy.waveform, one.waveform)
+
+
+def test_copies_at_other_speeds() -> None:
+    time = np.arange(16_000, dtype=np.float32) / 16_000
+    tone = Spoken("ann", np.sin(2 * np.pi * 1000 * time).astype(np.float32), "ONE")
+    plain, fast, slow = at_speeds([tone], [125, 80])
+    assert plain is tone
+    assert (fast.speaker, slow.speaker, fast.text) == ("annx125", "annx80", "ONE")
+    for copy, speed in ((fast, 1.25), (slow, 0.8)):
+        assert len(copy.waveform) == round(16_000 / speed)
+        spectrum = np.abs(np.fft.rfft(copy.waveform))
+        hertz = spectrum.argmax() * 16_000 / len(copy.waveform)
+        assert hertz == pytest.approx(1000 * speed, abs=2)
 
 
 def test_a_link_is_described_by_what_it_leads_to(tmp_path: Path) -> None:

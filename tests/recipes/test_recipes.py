@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from recipes.common import checks
 from recipes.common.command import render
 from recipes.common.config import read_yaml
-from recipes.common.plan import make_plan
+from recipes.common.plan import KINDS, make_plan
 from recipes.common.recipe import REPOSITORY, load, read_resolved, require_data_root
 from recipes.common.run import default_work_dir, main, parse_stages
 from recipes.common.work import WorkFolder
@@ -108,6 +109,10 @@ def test_settings_that_make_no_sense(setting: str, message: str) -> None:
 def test_keys_of_another_kind_of_data(folder: Path, setting: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
         load(folder, ["scale=tiny", setting])
+
+
+def test_every_kind_has_a_plan() -> None:
+    assert tuple(KINDS) == checks.KINDS
 
 
 def test_speech_has_its_task_everywhere_and_its_teachers_online() -> None:
