@@ -118,7 +118,7 @@ def quality_section(results: dict[str, Any]) -> list[str]:
 
 def calibration_table(results: dict[str, Any]) -> str:
     """Systems by likelihood and calibration error, as they are and at their temperature."""
-    rows = []
+    rows, problems = [], []
     for system in results["systems"].values():
         calibration = system["calibration"] or {}
         numbers, fitted = calibration.get("numbers"), calibration.get("temperature")
@@ -127,8 +127,13 @@ def calibration_table(results: dict[str, Any]) -> str:
         if fitted is not None:
             cells = _calibration_cells(fitted["numbers"])
             rows.append([system["label"], _estimate(fitted, 3), *cells])
+        elif calibration.get("temperature_problem"):
+            problems.append(f"- {system['label']}: {calibration['temperature_problem']}")
+    if not rows:
+        return "No references were scored."
     header = ["system", "T", "nll", "ECE (mass), %", "ECE (width), %"]
-    return format_table(header, rows, "markdown") if rows else "No references were scored."
+    table = format_table(header, rows, "markdown")
+    return "\n".join([table, *(["", "Without a temperature:", "", *problems] if problems else [])])
 
 
 def _calibration_cells(numbers: dict[str, Any]) -> list[str]:

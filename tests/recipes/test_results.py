@@ -1,7 +1,9 @@
 """From hypotheses to tables: likeness to the reference system, and cells without a number."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -9,7 +11,7 @@ from recipes.common.assess import _quality, assess
 from recipes.common.fidelity import fidelity
 from recipes.common.plan import WorkFolder
 from recipes.common.recipe import REPOSITORY, load
-from recipes.common.tables import NONE, results_markdown
+from recipes.common.tables import NONE, calibration_table, results_markdown
 from seqdistill.assessment import word_errors
 from seqdistill.errors import InputError
 from seqdistill.hypotheses import Against, Hypothesis, ModelInfo
@@ -197,3 +199,19 @@ def test_the_metric_of_a_recipe_decides_what_quality_is(tmp_path: Path) -> None:
     assert _quality(load(demo, ["assess.sentence_metric=wer"]), bare) is None
     with pytest.raises(InputError, match=r"unknown metric cer.*known: bleu, chrf, wer"):
         assess(load(demo, ["assess.sentence_metric=cer"]), WorkFolder(tmp_path))
+
+
+def test_a_temperature_that_was_not_found_says_why() -> None:
+    estimate = {"value": 0.25, "low": None, "high": None}
+    numbers = {"nll": estimate, "ece_equal_mass": estimate, "ece_equal_width": estimate}
+    system: dict[str, Any] = {
+        "label": "ensemble of 2",
+        "calibration": {
+            "numbers": numbers,
+            "temperature": None,
+            "temperature_problem": "valid: the likelihood still rises at the lowest temperature",
+        },
+    }
+    table = calibration_table({"systems": {"ensemble": system}})
+    assert re.search(r"\| ensemble of 2 \| +1 \|", table)
+    assert table.endswith(f"- ensemble of 2: {system['calibration']['temperature_problem']}")
