@@ -25,7 +25,7 @@ class InertConv1dSubsampler(Conv1dSubsampler):
             (T', B, D') and lengths (B), the longest T'. (fairseq counts so, too; but its even
             kernels give one frame more, which then fits no mask.)
         """
-        x = src_tokens[:, : src_lengths.max()].transpose(1, 2)  # (B, D, T)
+        x = _for(self.conv_layers[0], src_tokens, src_lengths).transpose(1, 2)  # (B, D, T)
         lengths = src_lengths
         for convolution in self.conv_layers:
             x = nn.functional.glu(convolution(without_padding(x, lengths)), dim=1)
@@ -44,7 +44,7 @@ class InertConv2dSubsampler(Conv2dSubsampler):
             (T', B, D') and lengths (B): a quarter, rounded up. fairseq divides by the ratio of the
             batch's padded lengths instead, which is 3 for short batches.
         """
-        x = src_tokens[:, : src_lengths.max()].unsqueeze(1)  # (B, 1, T, D)
+        x = _for(self.conv[0], src_tokens, src_lengths).unsqueeze(1)  # (B, 1, T, D)
         lengths = src_lengths
         for layer in self.conv:
             if isinstance(layer, nn.Conv2d):
@@ -124,6 +124,16 @@ def make_inert(encoder: nn.Module) -> None:
         if isinstance(module, InertConformerLayer):
             module.conv_module.depthwise_conv.__class__ = InertDepthwiseConv
             module.conv_module.batch_norm.__class__ = InertBatchNorm
+
+
+def _for(layer: nn.Module, features: Tensor, lengths: Tensor) -> Tensor:
+    """Return features (B, T, D) up to the longest length, in the precision of the layer's weights.
+
+    Features come in the precision of a data set or of a training, models may be of another: a
+    teacher of bfloat16, a student that decodes in float16.
+    """
+    cut = features[:, : lengths.max()]
+    return cut.to(next(layer.parameters()).dtype)
 
 
 def _halved(lengths: Tensor) -> Tensor:

@@ -107,6 +107,19 @@ def test_alone_they_are_fairseqs_own(speech: SpeechCorpus, kind: str) -> None:
         torch.testing.assert_close(model(**given)[0], other(**given)[0], rtol=0, atol=1e-6)
 
 
+# fairseq's rotary attention computes in the precision that its training had.
+@pytest.mark.parametrize("kind", [name for name in KINDS if "rotary" not in name])
+def test_features_follow_a_model_into_its_precision(speech: SpeechCorpus, kind: str) -> None:
+    """As with --ensemble-dtype bfloat16, or decoding with --fp16."""
+    model = build(speech, KINDS[kind]).eval()
+    given = inputs([40, 23], 0.0)
+    with torch.no_grad():
+        expected = model(**given)[0]
+        half = model.bfloat16()(**given)[0]
+    assert half.dtype == torch.bfloat16
+    assert (half.float() - expected).abs().max() < 0.1 * expected.abs().max()
+
+
 def test_features_and_their_projection_are_the_logits(speech: SpeechCorpus, kind: str) -> None:
     model = build(speech, KINDS[kind]).eval()
     assert gives_features(model)

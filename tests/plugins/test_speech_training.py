@@ -127,6 +127,15 @@ def test_two_processes_follow_the_same_curve(speech: SpeechCorpus, tmp_path: Pat
     assert curve == pytest.approx(expected, rel=2e-4)
 
 
+def test_teachers_may_be_of_half_precision(speech: SpeechCorpus, tmp_path: Path) -> None:
+    """Features follow them into it; the loss stays what it was but for rounding."""
+    options = [*PROXY, "--max-update", 2]
+    full = losses(train_speech(speech, tmp_path / "full", *options))
+    half = losses(train_speech(speech, tmp_path / "half", *options, "--ensemble-dtype", "bfloat16"))
+    assert half != full
+    assert half == pytest.approx(full, rel=0.05)
+
+
 def test_teachers_may_read_clean_features(speech: SpeechCorpus, tmp_path: Path) -> None:
     options = [*PROXY, "--max-update", 3]
     augmented = losses(train_speech(speech, tmp_path / "a", *options))
