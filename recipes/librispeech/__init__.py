@@ -1,0 +1,1 @@
+"""Speech recognition at full size: LibriSpeech, 960 hours."""
