@@ -57,7 +57,7 @@ class RemoteFile:
         return self.url.rpartition("/")[2]
 
 
-class _Broken(Exception):
+class _BrokenError(Exception):
     """A transfer that ended too early and may be tried again."""
 
 
@@ -96,7 +96,7 @@ def download(
             try:
                 with bars(f"download {file.name}", file.size, done) as bar:
                     _transfer(file, part, done, bar, timeout)
-            except _Broken as error:
+            except _BrokenError as error:
                 fruitless = 0 if bytes_of(part) > done else fruitless + 1
                 if fruitless >= tries:
                     raise InputError(
@@ -172,14 +172,14 @@ def _transfer(file: RemoteFile, part: Path, done: int, bar: Bar, timeout: float)
                 f"{file.url}: expected a file, the server says {error.code} {error.reason}; name "
                 "another server"
             ) from error
-        raise _Broken(f"the server says {error.code} {error.reason}") from error
+        raise _BrokenError(f"the server says {error.code} {error.reason}") from error
     except http.client.IncompleteRead as error:
-        raise _Broken("the connection broke off") from error
+        raise _BrokenError("the connection broke off") from error
     except (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError) as e:
-        raise _Broken(f"no connection ({e})") from e
+        raise _BrokenError(f"no connection ({e})") from e
     # urllib says nothing when a body without a length, or one read in blocks, ends early.
     if bytes_of(part) < file.size:
-        raise _Broken("the connection broke off")
+        raise _BrokenError("the connection broke off")
 
 
 def _start(file: RemoteFile, response: http.client.HTTPResponse, done: int) -> int:
@@ -213,7 +213,7 @@ def _check(file: RemoteFile, path: Path) -> None:
         number += 1
     path.replace(aside)
     raise InputError(
-        f"{file.url}: expected content of SHA-256 {file.sha256}, got {found}. It is kept as {aside} "
-        f"({bytes_of(aside):,} bytes of {file.size:,}); the same command starts afresh. If that "
-        "ends alike, name another server"
+        f"{file.url}: expected content of SHA-256 {file.sha256}, got {found}. It is kept as "
+        f"{aside} ({bytes_of(aside):,} bytes of {file.size:,}); the same command starts afresh. If "
+        "that ends alike, name another server"
     )

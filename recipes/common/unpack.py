@@ -42,9 +42,9 @@ def unpack(archive: Path, wanted: str, folder: Path, *, bars: Bars) -> Path:
     made.mkdir(parents=True)
     try:
         size = archive.stat().st_size
-        with disk_errors(target), open(archive, "rb") as handle:
-            with bars(f"unpack {archive.name}", size, 0) as bar:
-                _extract(archive, handle, made, bar.update)
+        title = f"unpack {archive.name}"
+        with disk_errors(target), open(archive, "rb") as handle, bars(title, size, 0) as bar:
+            _extract(archive, handle, made, bar.update)
         if not (made / wanted).is_dir():
             raise InputError(f"{archive}: expected a folder {wanted} in it, found none")
         # The wanted folder last: where it is, all is.

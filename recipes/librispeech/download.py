@@ -24,7 +24,7 @@ CORPUS = "LibriSpeech"
 """The folder in every archive; the splits are in it."""
 
 UNPACKED = 1.1
-"""Bytes on the disk by bytes of an archive: audio is compressed already; small files take blocks."""
+"""Bytes on the disk by bytes of an archive: audio is compressed already; files fill blocks."""
 
 
 @dataclass(frozen=True)
