@@ -11,6 +11,7 @@ runner sees a change.
 import argparse
 import hashlib
 import json
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,7 +24,7 @@ from seqdistill.errors import InputError
 from seqdistill.files import atomic_write
 from seqdistill.speech.audio import FULL_SCALE, Array, read_audio
 from seqdistill.speech.extras import need
-from seqdistill.speech.layout import list_set
+from seqdistill.speech.layout import READ, list_set
 from seqdistill.speech.noise import add_noise
 
 RATE = 16_000
@@ -43,11 +44,13 @@ class Spoken:
         speaker: a name without dashes or spaces.
         waveform: (samples,) at :data:`RATE`.
         text: what is said; None in a set without transcripts.
+        name: of the utterance, its file and its line; None: speaker and number.
     """
 
     speaker: str
     waveform: Array
     text: str | None
+    name: str | None = None
 
 
 def read_split(folder: Path) -> Iterator[Spoken]:
@@ -84,7 +87,7 @@ def write_split(folder: Path, utterances: Iterable[Spoken]) -> None:
         with_text = utterance.text is not None
         number = numbers[utterance.speaker] = numbers.get(utterance.speaker, -1) + 1
         prefix = f"{utterance.speaker}-{CHAPTER}"
-        name = f"{prefix}-{number:05d}"
+        name = utterance.name or f"{prefix}-{number:05d}"
         chapter = folder / utterance.speaker / CHAPTER
         chapter.mkdir(parents=True, exist_ok=True)
         scaled = utterance.waveform.astype(np.float64) * FULL_SCALE
@@ -107,6 +110,28 @@ def link_split(source: Path) -> SetMaker:
         if not source.is_dir():
             raise InputError(f"{source}: no such folder; expected <speaker>/<chapter>/*.flac in it")
         folder.symlink_to(source.resolve(), target_is_directory=True)
+
+    return make
+
+
+def link_speakers(sources: Sequence[Path]) -> SetMaker:
+    """Return a maker that joins folders in the layout by links to their speakers.
+
+    Raises (when it makes the set):
+        InputError: a speaker is in two of the folders; their chapters could be mixed up.
+    """
+
+    def make(folder: Path) -> None:
+        folder.mkdir()
+        for source in sources:
+            for speaker in sorted(path for path in source.iterdir() if path.is_dir()):
+                link = folder / speaker.name
+                if link.is_symlink():
+                    raise InputError(
+                        f"{source}: the speaker {speaker.name} is in {link.readlink().parent}, "
+                        "too; expected folders without common speakers"
+                    )
+                link.symlink_to(speaker.resolve(), target_is_directory=True)
 
     return make
 
@@ -176,28 +201,48 @@ def at_speeds(utterances: Iterable[Spoken], percent: Sequence[int]) -> Iterator[
         yield one
         for speed in percent:
             waveform = resample(one.waveform, speed, 100)
-            yield replace(one, speaker=f"{one.speaker}x{speed}", waveform=waveform)
+            name = one.name and f"{one.name}x{speed}"
+            yield replace(one, speaker=f"{one.speaker}x{speed}", waveform=waveform, name=name)
 
 
-def describe(folder: Path) -> dict[str, Any]:
-    """Say what a set's folder holds: number of files, bytes, and a hash of names and content."""
+def describe(folder: Path, *, with_audio: bool = True) -> dict[str, Any]:
+    """Say what a set's folder holds: number of files, bytes, and a hash of names and content.
+
+    Args:
+        folder: of the set; links in it are followed.
+        with_audio: whether the content of audio is in the hash, or only its size: reading a
+            thousand hours takes long.
+    """
     digest = hashlib.sha256()
-    paths = sorted(path for path in folder.rglob("*") if path.is_file())
-    size = 0
+    walked = os.walk(folder, followlinks=True)
+    paths = sorted(Path(place) / name for place, _, names in walked for name in names)
+    total = 0
     for path in paths:
-        content = path.read_bytes()
-        size += len(content)
+        size = path.stat().st_size
+        total += size
+        content = f"{size} bytes"
+        if with_audio or path.suffix not in READ:
+            content = hashlib.sha256(path.read_bytes()).hexdigest()
         name = path.relative_to(folder).as_posix()
-        digest.update(f"{name}\0{hashlib.sha256(content).hexdigest()}\0".encode())
-    return {"files": len(paths), "bytes": size, "sha256": digest.hexdigest()}
+        digest.update(f"{name}\0{content}\0".encode())
+    return {"files": len(paths), "bytes": total, "sha256": digest.hexdigest()}
 
 
 def main(
     options_class: type[Any],
     make_sets: Callable[[Any], Mapping[str, SetMaker]],
     arguments: Sequence[str] | None = None,
+    *,
+    hash_audio: bool = True,
 ) -> None:
-    """Command line of a speech recipe's ``data.py``; the runner's first step calls it."""
+    """Command line of a speech recipe's ``data.py``; the runner's first step calls it.
+
+    Args:
+        options_class: its ``DataOptions``.
+        make_sets: from options to makers.
+        arguments: of the command line; None: the process's.
+        hash_audio: see ``with_audio`` of :func:`describe`.
+    """
     parser = argparse.ArgumentParser(description="write the audio of a recipe's data sets")
     parser.add_argument("--options", default="{}", metavar="JSON", help="data.options of the YAML")
     parser.add_argument("--sets", required=True, nargs="+", metavar="NAME", help="those to write")
@@ -211,7 +256,7 @@ def main(
         given.output.mkdir(parents=True, exist_ok=True)
         for name in given.sets:
             makers[name](given.output / name)
-            record = describe(given.output / name)
+            record = describe(given.output / name, with_audio=hash_audio)
             with atomic_write(given.output / f"{name}.json") as handle:
                 json.dump(record, handle, indent=2)
             print(f"{name}: {record['files']} files, {record['bytes']} bytes", flush=True)
