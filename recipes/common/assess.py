@@ -75,6 +75,7 @@ def assess(recipe: Recipe, work: WorkFolder) -> dict[str, Any]:
         "measures": recipe.assess.measures,
         "sentence_metric": recipe.assess.sentence_metric,
         "sets": recipe.data.ood,
+        "left_out": recipe.left_out,
         "systems": {result.name: _system(recipe, work, result, reference) for result in computed},
         "steps": step_records(recipe, work),
         "hardware": hardware(),
@@ -215,10 +216,12 @@ def report_manifest(recipe: Recipe, work: WorkFolder, results: dict[str, Any]) -
             }
         )  # fmt: skip
     machine = results["hardware"]
+    left_out = {"left out": "; ".join(f"{k}: {v}" for k, v in recipe.left_out.items())}
     settings = {
         "recipe": f"recipes/{recipe.name}, scale {recipe.scale}, seed {recipe.seed}",
         "reference system": recipe.systems[recipe.reference].label,
         "out-of-domain sets": "; ".join(f"{k}: {v}" for k, v in recipe.data.ood.items()),
+        **(left_out if recipe.left_out else {}),
         "commit": ", ".join(sorted({s["commit"] or "unknown" for s in results["steps"]})),
         "hardware": machine["accelerator"] or f"{machine['processor']}, {machine['cores']} cores",
         "versions": ", ".join(f"{k} {v}" for k, v in results["versions"].items() if v),

@@ -25,6 +25,9 @@ def check(recipe: "Recipe") -> None:
         raise InputError(f"targets.mode must be store or online, got {recipe.targets.mode!r}")
     if recipe.teachers.mode == "given" and recipe.given is None:
         raise InputError("teachers.mode is given, so teachers.given has to say which")
+    average = recipe.teachers.average
+    if average is not None and average < 1:
+        raise InputError(f"teachers.average must be at least 1 checkpoint or null, got {average}")
     if not recipe.teacher_names:
         raise InputError("there are no teachers; set teachers.count or teachers.given.checkpoints")
     for key, number in {"jobs": recipe.jobs, "threads": recipe.threads}.items():

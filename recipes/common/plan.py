@@ -65,8 +65,8 @@ def teacher_steps(recipe: Recipe, work: WorkFolder) -> list[Step]:
     """Stage 2: independent trainings that differ in their seed; none when teachers are given."""
     if recipe.given is not None:
         return []
-    kind = KINDS[recipe.data.kind]
-    return [
+    kind, average = KINDS[recipe.data.kind], recipe.teachers.average
+    trainings = [
         training_step(
             f"teacher {number}",
             2,
@@ -78,9 +78,28 @@ def teacher_steps(recipe: Recipe, work: WorkFolder) -> list[Step]:
             | recipe.training
             | recipe.teachers.arguments,
             (),
+            keep=average,
         )
         for number, name in enumerate(recipe.teacher_names, start=1)
     ]
+    if average is None:
+        return trainings
+    return [*trainings, *(average_step(work, name, average) for name in recipe.teacher_names)]
+
+
+def average_step(work: WorkFolder, name: str, count: int) -> Step:
+    """Return the averaging of a teacher's last checkpoints."""
+    trained, averaged = work.trained("teachers", name), work.averaged(name)
+    return Step(
+        f"average {name}",
+        2,
+        (
+            "python", "-m", "recipes.common.average", str(trained.parent),
+            "--last", str(count), "--output", str(averaged),
+        ),
+        (trained, trained.parent / "checkpoint[0-9]*.pt"),
+        (averaged,),
+    )  # fmt: skip
 
 
 def student_steps(recipe: Recipe, work: WorkFolder) -> list[Step]:
@@ -128,12 +147,14 @@ def training_step(
     arguments: Arguments,
     inputs: Sequence[Path],
     data: Path | None = None,
+    keep: int | None = None,
 ) -> Step:
-    """Return a training that resumes from its last checkpoint."""
+    """Return a training that resumes from its last checkpoint; ``keep``: epochs' that are kept."""
+    kept: Arguments = {"no-epoch-checkpoints": True} if keep is None else {"keep-last-epochs": keep}
     arguments = {
         **arguments,
         "save-dir": str(checkpoint.parent),
-        "no-epoch-checkpoints": True,
+        **kept,
         "log-format": "json",
         "log-interval": arguments.get("log-interval", 20),
     }

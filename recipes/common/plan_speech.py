@@ -65,6 +65,7 @@ def data_steps(recipe: Recipe, work: WorkFolder) -> list[Step]:
             for name in (CONFIG, "dict.txt", "spm.model", *(f"{name}.tsv" for name in names))
         ),
         work.prepared,
+        resumes=True,
     )
     return [audio, prepare]
 

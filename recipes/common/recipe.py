@@ -81,12 +81,15 @@ class Teachers:
         mode: ``train`` or ``given``.
         given: the given ones.
         count: how many to train; their seeds are ``seed``, ``seed`` + 1, ….
+        average: a teacher is the mean of its last so many checkpoints, one an epoch that is saved;
+            None: it is its best checkpoint.
         arguments: options of fairseq-train, over those of all trainings.
     """
 
     mode: str = "train"
     given: GivenTeachers | None = None
     count: int = 3
+    average: int | None = None
     arguments: Arguments = field(default_factory=dict)
 
 
@@ -202,6 +205,8 @@ class Recipe:
         name: the recipe's folder; not a key of the file.
         scale: the scale that was chosen, ``full`` if none; not a key of the file.
         data_root: the data folder, where the recipe speaks of one; not a key of the file.
+        left_out: out-of-domain sets of the file whose data is not there, by name, with the reason;
+            ``data.ood`` is without them; not a key of the file.
     """
 
     title: str
@@ -221,6 +226,7 @@ class Recipe:
     name: str = field(default="", metadata={"in_file": False})
     scale: str = field(default="full", metadata={"in_file": False})
     data_root: str | None = field(default=None, metadata={"in_file": False})
+    left_out: dict[str, str] = field(default_factory=dict, metadata={"in_file": False})
 
     @property
     def languages(self) -> tuple[str, str]:
@@ -287,8 +293,7 @@ def load(folder: str | Path, settings: Sequence[str] = (), data_root: str | None
         data_root=root,
     )
     check(recipe)
-    build(data_module(recipe).DataOptions, recipe.data.options, "data.options")
-    return recipe
+    return _leave_out(recipe)
 
 
 def read_resolved(path: Path) -> Recipe:
@@ -301,7 +306,8 @@ def read_resolved(path: Path) -> Recipe:
         raise InputError(f"{path}: no such file; expected the work folder of a recipe that ran")
     values = json.loads(path.read_text(encoding="utf-8"))
     names = {key: values.pop(key, None) for key in ("name", "scale", "data_root")}
-    return replace(build(Recipe, values), **names)
+    left_out = values.pop("left_out", {})
+    return replace(build(Recipe, values), **names, left_out=left_out)
 
 
 def require_data_root(recipe: Recipe) -> None:
@@ -330,6 +336,18 @@ def data_files(recipe: Recipe) -> list[Path]:
         return []
     options = build(module.DataOptions, recipe.data.options, "data.options")
     return list(module.source_files(options))
+
+
+def _leave_out(recipe: Recipe) -> Recipe:
+    """Take out the sets that the recipe's ``data.py`` says are not there, and keep the reasons."""
+    module = data_module(recipe)
+    options = build(module.DataOptions, recipe.data.options, "data.options")
+    if not hasattr(module, "absent_sets"):
+        return recipe
+    absent: dict[str, str] = module.absent_sets(options)
+    left_out = {name: absent[name] for name in recipe.data.ood if name in absent}
+    there = {name: what for name, what in recipe.data.ood.items() if name not in left_out}
+    return replace(recipe, data=replace(recipe.data, ood=there), left_out=left_out)
 
 
 def find_data_root(given: str | None) -> Path:

@@ -80,6 +80,8 @@ def _run(given: argparse.Namespace, display: Display, started: float) -> int:
             commit=current_commit(),
         )
         display.line(f"{recipe.title} in {work.root}")
+        for name, reason in recipe.left_out.items():
+            display.line(f"! the set {name} is left out: {reason}")
         ran = runner.run(chosen, force=given.force)
     done = f"{ran} of {len(chosen)} steps run, {len(chosen) - ran} done before"
     display.line(f"{done}; {duration(time.monotonic() - started)}")

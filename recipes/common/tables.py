@@ -21,6 +21,10 @@ def results_markdown(results: dict[str, Any]) -> str:
         "along its references; AUROC in %, mean over the out-of-domain sets, of total (TU) and "
         "knowledge uncertainty (RMI); PRR of TU; ρ, Spearman of token TU with the reference "
         "system's.",
+        *(
+            f"The set {name} is left out: {reason}."
+            for name, reason in results.get("left_out", {}).items()
+        ),
         "## AUROC of every measure on every set (%, with 95 % intervals)",
         *(auroc_table(results, measure) for measure in results["measures"]),
         "## Prediction rejection ratio on the test set (%, with 95 % intervals)",

@@ -71,6 +71,10 @@ class WorkFolder:
         """The checkpoint of a ``teachers`` or ``students`` training."""
         return self.root / kind / name / "checkpoint_best.pt"
 
+    def averaged(self, name: str) -> Path:
+        """The mean of the last checkpoints of a teacher."""
+        return self.root / "teachers" / name / "averaged.pt"
+
     def targets(self, subset: str) -> Path:
         """The target store of ``train`` or ``valid``."""
         return self.root / "targets" / subset
@@ -95,6 +99,8 @@ def model_path(recipe: Recipe, work: WorkFolder, name: str) -> Path:
         return work.trained("students", name)
     if recipe.given is not None:
         return Path(recipe.given.checkpoints[recipe.teacher_names.index(name)])
+    if recipe.teachers.average is not None:
+        return work.averaged(name)
     return work.trained("teachers", name)
 
 

@@ -1,0 +1,102 @@
+"""``python -m recipes.common.average FOLDER``: one model of a training's last checkpoints.
+
+Its weights are the means of theirs, as in fairseq's ``average_checkpoints.py``.
+"""
+
+import argparse
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fairseq_plugins.checkpoints import allow_list_fairseq_globals, explain
+from seqdistill.errors import InputError
+from seqdistill.files import atomic_write
+
+_NUMBERED = re.compile(r"checkpoint(\d+)\.pt")
+
+
+def last_checkpoints(folder: Path, count: int) -> list[Path]:
+    """Return the last so many checkpoints of epochs, oldest first, or as many as there are.
+
+    Raises:
+        InputError: there are none.
+    """
+    matches = ((_NUMBERED.fullmatch(path.name), path) for path in folder.iterdir())
+    numbered = sorted((int(match[1]), path) for match, path in matches if match)
+    if not numbered:
+        raise InputError(
+            f"{folder}: expected checkpoints of epochs (checkpoint3.pt), found none; train for an "
+            "epoch at least, or set teachers.average=null"
+        )
+    return [path for _, path in numbered[-count:]]
+
+
+def average(paths: Sequence[Path]) -> dict[str, Any]:
+    """Return the last checkpoint with mean weights, without its optimiser.
+
+    w = Σ_k w_k / K, summed in float64. Whole numbers (counters) are the last checkpoint's.
+
+    Raises:
+        InputError: one cannot be read, or they are of different models.
+    """
+    sums: dict[str, torch.Tensor] = {}
+    state: dict[str, Any] = {}
+    for path in paths:
+        state = _read(path)
+        weights = state["model"]
+        shapes = {name: tensor.shape for name, tensor in weights.items()}
+        if sums and shapes != {name: tensor.shape for name, tensor in sums.items()}:
+            raise InputError(f"{path}: expected the weights of {paths[0]}, found those of another")
+        for name, tensor in weights.items():
+            if not tensor.is_floating_point():
+                sums[name] = tensor
+            elif name in sums:
+                sums[name] += tensor
+            else:
+                sums[name] = tensor.double()
+    kinds = {name: tensor.dtype for name, tensor in state["model"].items()}
+    state["model"] = {
+        name: (total / len(paths)).to(kinds[name]) if total.is_floating_point() else total
+        for name, total in sums.items()
+    }
+    state.pop("last_optimizer_state", None)
+    return state
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise explain(error, path) from error
+    if not isinstance(state, dict) or "model" not in state:
+        raise InputError(f"{path}: not a fairseq checkpoint (it has no 'model')")
+    return state
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status."""
+    parser = argparse.ArgumentParser(description="average the last checkpoints of a training")
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="of the training")
+    parser.add_argument("--last", type=int, default=10, metavar="N", help="how many (default: 10)")
+    parser.add_argument("--output", type=Path, required=True, metavar="FILE")
+    given = parser.parse_args(arguments)
+    allow_list_fairseq_globals()
+    try:
+        paths = last_checkpoints(given.folder, given.last)
+        state = average(paths)
+        with atomic_write(given.output, binary=True) as handle:
+            torch.save(state, handle)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    asked = "" if len(paths) == given.last else f" ({given.last} were asked for)"
+    print(f"{given.output}: {len(paths)} checkpoints{asked}, {paths[0].name} to {paths[-1].name}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
