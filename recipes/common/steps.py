@@ -30,6 +30,12 @@ STAGES = {
 
 STAMP_SCHEMA = "seqdistill.recipe-step/1"
 
+HASHES = ".hashes.json"
+"""In the folder of stamps: hashes of large files, which take minutes to read."""
+
+LARGE = 1 << 30
+"""Bytes from which a file's hash is kept there, as long as its size and time stay the same."""
+
 Progress = Callable[[str], str | None]
 """Reads the tail of a step's log, says how far it is: ``120/500 updates``."""
 
@@ -88,6 +94,7 @@ class Stamps:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._hashes = Hashes(folder / HASHES)
 
     def path(self, step: Step) -> Path:
         """Where a step's stamp is."""
@@ -108,11 +115,11 @@ class Stamps:
             return False
         if not all(path.exists() for path in step.outputs) or missing_inputs(step):
             return False
-        return stamp.get("key") == step_key(step)
+        return stamp.get("key") == step_key(step, self._hashes)
 
     def start(self, step: Step, facts: dict[str, Any]) -> bool:
         """Note that a step begins; returns whether it takes up unfinished work of its own."""
-        key = step_key(step)
+        key = step_key(step, self._hashes)
         stamp = self.read(step)
         is_same = stamp is not None and stamp.get("key") == key and not stamp.get("finished")
         resumes = step.resumes and is_same
@@ -143,13 +150,46 @@ class Stamps:
             json.dump({**head, "command": list(step.command), **content}, handle, indent=2)
 
 
-def step_key(step: Step) -> str:
+class Hashes:
+    """Hashes of files; those of large ones are remembered from one run to the next.
+
+    Args:
+        path: where they are remembered.
+        large: bytes from which they are.
+    """
+
+    def __init__(self, path: Path, large: int = LARGE) -> None:
+        self.path = path
+        self.large = large
+
+    def of(self, file: Path) -> str:
+        """Return the SHA-256 of a file."""
+        status = file.stat()
+        if status.st_size < self.large:
+            return _file_hash(file, status.st_size, status.st_mtime_ns)
+        known, name = self._read(), str(file)
+        found = known.get(name, {})
+        same = {"size": status.st_size, "modified": status.st_mtime_ns}
+        if {key: found.get(key) for key in same} != same:
+            sha256 = _file_hash(file, status.st_size, status.st_mtime_ns)
+            found = known[name] = {**same, "sha256": sha256}
+            with atomic_write(self.path) as handle:
+                json.dump(known, handle, indent=2)
+        return str(found["sha256"])
+
+    def _read(self) -> dict[str, Any]:
+        try:
+            known = json.loads(self.path.read_text(encoding="utf-8"))
+        except (OSError, json.JSONDecodeError):
+            return {}
+        return known if isinstance(known, dict) else {}
+
+
+def step_key(step: Step, hashes: Hashes) -> str:
     """Hash a step's command and the content of what it reads."""
     digest = hashlib.sha256("\0".join(step.command).encode())
     for path in input_files(step):
-        status = path.stat()
-        content = _file_hash(path, status.st_size, status.st_mtime_ns)
-        digest.update(f"\0{path}\0{content}".encode())
+        digest.update(f"\0{path}\0{hashes.of(path)}".encode())
     return digest.hexdigest()
 
 

@@ -1,6 +1,9 @@
 """The runner: skips what is done, resumes what was interrupted, says what failed."""
 
+import hashlib
 import io
+import json
+import os
 import sys
 import threading
 import time
@@ -10,7 +13,7 @@ import pytest
 
 from recipes.common.progress import Display, decoding_progress, duration, training_progress
 from recipes.common.runner import Runner, StepError, only_one_run
-from recipes.common.steps import Step
+from recipes.common.steps import Hashes, Step
 from seqdistill.errors import InputError
 
 
@@ -190,6 +193,29 @@ def test_a_failure_stops_what_runs_beside_it(bench: Bench) -> None:
     assert time.monotonic() - started < 30
     assert "! 1 data · slow: stopped; the next run takes it up again" in bench.said.getvalue()
     assert not (bench.root / "a").exists()
+
+
+def test_hashes_of_large_files_are_remembered(tmp_path: Path) -> None:
+    notes, small, large = (tmp_path / name for name in ("hashes.json", "small", "large"))
+    small.write_bytes(b"x" * 9)
+    large.write_bytes(b"x" * 10)
+    sha256 = hashlib.sha256(b"x" * 10).hexdigest()
+    hashes = Hashes(notes, large=10)
+    assert hashes.of(small) == hashlib.sha256(b"x" * 9).hexdigest()
+    assert not notes.exists()
+    assert hashes.of(large) == sha256
+    # What is remembered is what is answered, by the next run, too ...
+    known = json.loads(notes.read_text())
+    known[str(large)]["sha256"] = "remembered"
+    notes.write_text(json.dumps(known))
+    assert Hashes(notes, large=10).of(large) == "remembered"
+    # ... until the file's time or size is another, or the notes are damaged.
+    os.utime(large, ns=(1, 1))
+    assert Hashes(notes, large=10).of(large) == sha256
+    large.write_bytes(b"y" * 11)
+    assert Hashes(notes, large=10).of(large) == hashlib.sha256(b"y" * 11).hexdigest()
+    notes.write_text("{")
+    assert Hashes(notes, large=10).of(large) == hashlib.sha256(b"y" * 11).hexdigest()
 
 
 def test_one_run_at_a_time(tmp_path: Path) -> None:
