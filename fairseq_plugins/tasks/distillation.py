@@ -159,6 +159,10 @@ class DistillationTask(FairseqTask):
             criterion.set_num_updates(update_num)
         return super().train_step(sample, model, criterion, optimizer, update_num, ignore_grad)
 
+    def fit_weights(self, weights: dict[str, Any], model: BaseFairseqModel) -> dict[str, Any]:
+        """Return the weights of ``--student-init`` without what need not fit the student."""
+        return weights
+
     def _initialise(self, model: BaseFairseqModel, student_init: str) -> None:
         path = student_init
         if student_init.isdecimal():
@@ -171,6 +175,7 @@ class DistillationTask(FairseqTask):
             path = members[int(student_init) - 1]
         weights = load_checkpoint(path)["model"]
         model.upgrade_state_dict(weights)
+        weights = self.fit_weights(weights, model)
         try:
             model.load_state_dict(weights, strict=True)
         except RuntimeError as error:

@@ -104,6 +104,18 @@ class EnsembleTeacherSpeechToTextTask(DistillationTask, SpeechToTextTask):
         model = adapt(super().build_model(args, from_checkpoint), args)
         return self.with_head(model, from_checkpoint)
 
+    def fit_weights(self, weights: dict[str, Any], model: BaseFairseqModel) -> dict[str, Any]:
+        """Return the weights of ``--student-init``; CTC's projection is the student's own affair.
+
+        It helps training and takes no part in decoding: a student without CTC leaves the teacher's
+        away, one with CTC keeps its fresh one where the teacher has none.
+        """
+        prefix = "encoder.ctc_proj."
+        own = {k: v for k, v in model.state_dict().items() if k.startswith(prefix)}
+        given = {k: v for k, v in weights.items() if k.startswith(prefix)}
+        others = {k: v for k, v in weights.items() if not k.startswith(prefix)}
+        return others | ((given or own) if own else {})
+
     def build_criterion(self, args: Any, from_checkpoint: bool = False) -> FairseqCriterion:
         """Build the criterion; if it distils, load the teachers and settle the student's head."""
         return self.with_teachers(super().build_criterion(args))

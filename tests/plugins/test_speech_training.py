@@ -196,9 +196,25 @@ def test_bad_teachers_and_options(speech: SpeechCorpus, tmp_path: Path) -> None:
     assert "whose encoder has no CTC projection; leave --ctc-weight away" in failure(result)
 
 
-def test_a_student_without_ctc_cannot_start_from_a_teacher_with_it(
-    speech: SpeechCorpus, tmp_path: Path
-) -> None:
-    result = train_speech(speech, tmp_path, "--criterion", "mean_kl", "--student-init", 1)
-    assert "--student-init" in failure(result)
-    assert "ctc_proj" in failure(result)
+def test_ctc_is_the_students_own_affair(speech: SpeechCorpus, tmp_path: Path) -> None:
+    """A student without CTC starts from a teacher with it, and one with CTC from one without."""
+    plain = save_teacher(speech.data, 6, *ARCHITECTURE, name="plain-teacher.pt")
+    for name, options, init in (
+        ("without", ["--criterion", "mean_kl"], speech.teachers[0]),
+        ("with", PROXY, plain),
+    ):
+        # A step of 0: what is saved is what the student started with.
+        result = train_speech(
+            speech, tmp_path / name, *options, "--student-init", init, "--max-update", 1,
+            "--lr", "0",
+        )  # fmt: skip
+        assert len(losses(result)) == 1
+        student = torch.load(tmp_path / name / "checkpoint_last.pt", weights_only=True)["model"]
+        teacher = torch.load(init, weights_only=False)["model"]
+        assert ("encoder.ctc_proj.weight" in student) == (name == "with")
+        for key in set(student) & set(teacher):
+            torch.testing.assert_close(student[key], teacher[key], rtol=0, atol=0)
+    result = train_speech(
+        speech, tmp_path / "other", *PROXY, "--student-init", plain, "--encoder-layers", 2
+    )
+    assert "its weights do not fit the student's architecture" in failure(result)
