@@ -65,7 +65,7 @@ class SpeechDataset(SpeechToTextDataset):
         **kwargs: what else ``SpeechToTextDataset`` takes.
 
     Raises:
-        InputError: a place does not exist.
+        InputError: a place does not exist, or the configuration wants what is not done here.
     """
 
     def __init__(
@@ -81,6 +81,7 @@ class SpeechDataset(SpeechToTextDataset):
         tgt_dict: Dictionary | None = None,
         **kwargs: Any,
     ) -> None:
+        _check_configuration(cfg, split, is_train_split, with_clean)
         for place in places:
             check_place(place)
         has_texts = utterances[0].text is not None
@@ -123,8 +124,6 @@ class SpeechDataset(SpeechToTextDataset):
         return SpeechItem(*given, self.ids[index], text, clean)
 
     def _get_source_audio(self, index: int | list[int]) -> Tensor:
-        if self.cfg.use_audio_input:
-            return super()._get_source_audio(index)
         return self._transformed(index, self.feature_transforms)
 
     def _transformed(self, index: int | list[int], transforms: Any) -> Tensor:
@@ -208,6 +207,27 @@ def load_speech(
             )
         )
     return sets[0] if len(sets) == 1 else ConcatDataset(sets)
+
+
+def _check_configuration(
+    cfg: S2TDataConfig, split: str, is_train_split: bool, with_clean: bool
+) -> None:
+    """Refuse settings that would be left out without a word, or fail within an epoch."""
+    problem = None
+    if cfg.use_audio_input:
+        problem = "use_audio_input: expected a model of filterbanks, not of waveforms"
+    elif cfg.get_waveform_transforms(split, is_train_split)["waveform_transforms"]:
+        problem = (
+            "waveform_transforms: features are made beforehand, so noise has to be in the audio; "
+            "prepare noisy copies (seqdistill.speech.noise) instead"
+        )
+    elif with_clean and cfg.get_dataset_transforms(split, is_train_split)["dataset_transforms"]:
+        problem = (
+            "dataset_transforms: joined utterances have no clean features; leave them away, or "
+            "--teacher-features clean"
+        )
+    if problem is not None:
+        raise InputError(f"{cfg.root} ({split}): its configuration has {problem}")
 
 
 def find_statistics(folder: str, cfg: S2TDataConfig) -> None:

@@ -216,6 +216,48 @@ def test_bad_data(speech: SpeechCorpus, tmp_path: Path, damage: str, message: st
         read_all(speech, data, subset)
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"use_audio_input": True}, "use_audio_input: expected a model of filterbanks"),
+        (
+            {"waveform_transforms": {"_train": ["noiseaugment"]}},
+            "waveform_transforms: features are made beforehand",
+        ),
+        (
+            {"dataset_transforms": {"_train": ["concataugment"]}},
+            "dataset_transforms: joined utterances have no clean features",
+        ),
+    ],
+)
+def test_what_is_not_done_is_refused(
+    speech: SpeechCorpus, tmp_path: Path, settings: dict[str, Any], message: str
+) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(speech.data, data)
+    write_configuration(data, **settings)
+    task = task_of(speech, "--teacher-features", "clean", data=data)
+    with pytest.raises(InputError, match=message):
+        task.load_dataset("train")
+
+
+def test_utterances_may_be_joined(speech: SpeechCorpus, tmp_path: Path) -> None:
+    """fairseq's ConcatAugment, which needs no sound: frames and texts one after the other."""
+    data = tmp_path / "data"
+    shutil.copytree(speech.data, data)
+    write_configuration(
+        data,
+        feature_transforms={},
+        dataset_transforms={"_train": ["concataugment"]},
+        concataugment={"rate": 1.0, "max_tokens": 1000, "attempts": 5},
+    )
+    task = task_of(speech, data=data)
+    task.load_dataset("train")
+    dataset = task.dataset("train")
+    joined = [dataset[index] for index in range(len(dataset))]
+    assert any(len(item.source) > dataset.n_frames[item.index] for item in joined)
+
+
 def test_an_old_checkpoints_settings_are_enough(speech: SpeechCorpus) -> None:
     """Those of fairseq's own task, which knows none of the options here."""
     arguments = Namespace(
