@@ -64,7 +64,7 @@ def test_it_is_what_fairseq_generate_decodes(speech: SpeechCorpus, tmp_path: Pat
         ("nowhere.wav", [], "nowhere.wav: no such file or folder"),
         ("empty", [], "empty: no audio (.flac, .wav, .ogg) in this folder"),
         ("fast.wav", ["--data", "."], "config.yaml: no such file; expected a folder that"),
-        ("fast.wav", ["--path", "none.pt"], "none.pt: no such file"),
+        ("fast.wav", ["--path", "none.pt"], "none.pt: no such checkpoint"),
         ("fast.wav", ["--nbest", "9"], "--nbest 9: a beam of 5 finds no more than that"),
     ],
 )
