@@ -10,6 +10,7 @@ from fairseq import checkpoint_utils, tasks
 from fairseq.models.speech_to_text.s2t_conformer import S2TConformerModel
 from fairseq.models.speech_to_text.s2t_transformer import S2TTransformerModel
 
+from fairseq_plugins.criterions.ctc import ctc_loss
 from fairseq_plugins.features import gives_features, step_projection, token_logits
 from fairseq_plugins.speech.models import adapt
 from tests.plugins.speech_corpus import SIZES, SpeechCorpus, model_arguments, save_teacher
@@ -154,6 +155,23 @@ def test_a_conformer_gets_the_ctc_projection(speech: SpeechCorpus, tmp_path: Pat
     log_probs, frames = model.get_ctc_output((None, model(**inputs([30], 0.0))[1]), None)
     assert log_probs.shape == (8, 1, 10)
     assert frames.tolist() == [8]
+
+
+def test_utterances_that_ctc_cannot_align_are_counted(speech: SpeechCorpus) -> None:
+    """Two frames for four pieces; four frames are enough, but not if a piece is said twice."""
+    model = build(speech, [*TRANSFORMER, *CTC]).eval()
+    target = torch.tensor([[4, 5, 6, 2], [4, 5, 6, 2], [4, 4, 6, 2], [4, 2, 1, 1]])
+    sample = {"target": target, "target_lengths": torch.tensor([4, 4, 4, 2])}
+    with torch.no_grad():
+        _, extra = model(**inputs([8, 16, 16, 8], 0.0))
+        loss, logged = ctc_loss(model, extra, sample)
+        log_probs, frames = model.get_ctc_output((None, extra), sample)
+    each = torch.nn.functional.ctc_loss(
+        log_probs, target, frames, sample["target_lengths"], reduction="none"
+    )
+    assert each.isinf().tolist() == [True, False, True, False]
+    assert logged["ctc_impossible"] == 2
+    torch.testing.assert_close(loss, each[~each.isinf()].sum())
 
 
 def test_presets_are_fairseqs() -> None:
