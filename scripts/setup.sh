@@ -95,7 +95,7 @@ cd "$root"
 step "torch" pip_install torch
 step "what builds fairseq" pip_install cython "setuptools>=77,<82" wheel ninja numpy
 step "fairseq (compiled, some minutes)" pip_install --no-build-isolation fairseq-fixed
-step "seqdistill" pip_install --no-build-isolation --editable ".[fairseq,report,speech,wer,dev]"
+step "seqdistill" pip_install --no-build-isolation --editable ".[fairseq,report,speech,wer,deepspeed,dev]"
 step "kernels (compiled once; without a C++ compiler plain PyTorch is used)" "$venv/bin/seqdistill" doctor
 printf '%s\n' "$wanted" >"$stamp"
 printf 'setup: done in %s s; activate it with: . %s/bin/activate\n' "$SECONDS" "$venv" >&2

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Every check that a change has to pass: style, types, tests. Sets the environment up if need be.
 # Arguments go to pytest: bash scripts/test.sh -m "not slow" tests/unit
+# Tests run in two processes, a file in one of them; SEQDISTILL_TEST_PROCESSES=8 for more, 0 for none.
 set -euo pipefail
 
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)"
@@ -11,4 +12,4 @@ cd "$root"
 "$bin/ruff" check .
 "$bin/ruff" format --check .
 "$bin/mypy"
-exec "$bin/python" -m pytest "$@"
+exec "$bin/python" -m pytest --numprocesses "${SEQDISTILL_TEST_PROCESSES:-2}" --dist loadfile "$@"
