@@ -5,6 +5,7 @@ ensemble_teacher_translation`` where none is given; what a user can mend is prin
 """
 
 import importlib.util
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -37,10 +38,20 @@ def preprocess() -> None:
 
 
 def train() -> None:
-    """Run ``fairseq-train``."""
+    """Run ``fairseq-train``; with ``--deepspeed FILE`` on DeepSpeed's engine."""
+    on_deepspeed = _given("--deepspeed", sys.argv[1:])
+    if on_deepspeed and "--cpu" in sys.argv[1:]:
+        # Read when DeepSpeed is imported, and fairseq does that by itself where it is installed.
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
     from fairseq_cli.train import cli_main
 
-    _run("train", cli_main)
+    _run("train", _train_on_deepspeed if on_deepspeed else cli_main)
+
+
+def _train_on_deepspeed() -> None:
+    from fairseq_plugins.scale.launch import run
+
+    run()
 
 
 def generate() -> None:

@@ -1,0 +1,1 @@
+"""fairseq training on DeepSpeed's engine; imported only where ``--deepspeed`` is given."""

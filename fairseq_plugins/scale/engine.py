@@ -1,0 +1,48 @@
+"""DeepSpeed's engine for a student of fairseq."""
+
+import logging
+import os
+from typing import Any
+
+import torch
+from fairseq import optim
+from torch import distributed, nn
+from torch._C._distributed_c10d import HashStore
+
+from fairseq_plugins.scale.configuration import EngineConfiguration
+
+
+def build_engine(model: nn.Module, cfg: Any, configuration: EngineConfiguration) -> Any:
+    """Return the engine that trains a model.
+
+    Args:
+        model: whole; from ZeRO 3 on it is in parts afterwards.
+        cfg: fairseq's configuration.
+        configuration: the engine's.
+    """
+    _join_processes(cfg)
+    import deepspeed
+
+    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = None
+    if not configuration.has_optimizer:
+        optimizer = optim.build_optimizer(cfg.optimizer, parameters).optimizer
+    engine, *_ = deepspeed.initialize(
+        model=model,
+        optimizer=optimizer,
+        model_parameters=parameters,
+        config=configuration.values,
+    )
+    return engine
+
+
+def _join_processes(cfg: Any) -> None:
+    """Make sure of what the engine needs even of a single process: a group, and its number."""
+    settings = cfg.distributed_training
+    os.environ.setdefault("LOCAL_RANK", str(max(0, settings.device_id)))
+    if not distributed.is_initialized():
+        use_gpu = torch.cuda.is_available() and not cfg.common.cpu
+        distributed.init_process_group(
+            "nccl" if use_gpu else "gloo", store=HashStore(), rank=0, world_size=1
+        )
