@@ -1,32 +1,19 @@
 """Load fairseq checkpoints safely, and say clearly what is wrong with a bad one."""
 
-import argparse
-import errno
-import pickle
-import re
-import zipfile
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from seqdistill.errors import InputError
+from seqdistill.safe_loading import explain, fairseq_globals
+
+__all__ = ["allow_list_fairseq_globals", "explain", "load_checkpoint"]
 
 
 def allow_list_fairseq_globals() -> None:
-    """Allow the globals that checkpoints of stock fairseq hold; nothing that can run code.
-
-    ``argparse.Namespace`` is the configuration of older checkpoints; numpy scalars and arrays are
-    validation scores and meters.
-    """
-    dtypes = [getattr(np.dtypes, f"{name}DType") for name in ("Float32", "Float64", "Int64")]
-    array = np.zeros(1)
-    # numpy's _reconstruct and scalar, wherever this numpy keeps them.
-    rebuild: list[Any] = [array.__reduce__()[0], array[0].__reduce__()[0]]
-    torch.serialization.add_safe_globals(
-        [argparse.Namespace, np.dtype, np.ndarray, *dtypes, *rebuild]
-    )
+    """Allow the globals that checkpoints of stock fairseq hold; nothing that can run code."""
+    torch.serialization.add_safe_globals(fairseq_globals())
 
 
 def load_checkpoint(path: str | Path, overrides: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -55,27 +42,3 @@ def load_checkpoint(path: str | Path, overrides: dict[str, Any] | None = None) -
     if not isinstance(state, dict) or "model" not in state:
         raise InputError(f"{path}: not a fairseq checkpoint (it has no 'model')")
     return state
-
-
-def explain(error: Exception, path: str | Path) -> Exception:
-    """Turn what torch raises on a bad checkpoint into an :class:`InputError`, others unchanged."""
-    text = str(error)
-    if isinstance(error, pickle.UnpicklingError):
-        forbidden = re.search(r"GLOBAL ([\w.]+)", text)
-        if forbidden:
-            return InputError(
-                f"{path}: holds the global {forbidden[1]}, which is not on the allow-list, so it "
-                "was not unpickled. If you trust the file, re-save its weights and configuration "
-                "alone."
-            )
-        return InputError(f"{path}: not a checkpoint, or damaged ({text.splitlines()[0]})")
-    # A zip archive cut short makes torch seek before the file's beginning: EINVAL.
-    bad_seek = isinstance(error, OSError) and error.errno == errno.EINVAL
-    damaged = isinstance(error, EOFError | zipfile.BadZipFile) or bad_seek
-    damaged = damaged or (
-        isinstance(error, RuntimeError)
-        and ("PytorchStreamReader" in text or "zip archive" in text or "unexpected EOF" in text)
-    )
-    if damaged:
-        return InputError(f"{path}: truncated or damaged; copy or train it again")
-    return error

@@ -83,6 +83,10 @@ VERBS: dict[str, tuple[str, str]] = {
         "seqdistill.cli.cache_verify",
         "check that a target store is what was written",
     ),
+    "plan": (
+        "seqdistill.cli.plan",
+        "predict the memory and the time of a training before it is started",
+    ),
     "doctor": (
         "seqdistill.cli.doctor",
         "show what is installed here and which loss backend is used, and why",

@@ -21,7 +21,7 @@ PACKAGE = Path(seqdistill.__file__).parent
 ADAPTERS = PACKAGE.parent / "fairseq_plugins"
 
 # A stage may import those before it; what is below all is open to every stage and imports none.
-BELOW_ALL = ("errors", "files", "hypotheses", "numerics", "records", "workers")
+BELOW_ALL = ("errors", "files", "hypotheses", "numerics", "records", "safe_loading", "workers")
 STAGES = (
     "speech",
     "teachers",
@@ -31,6 +31,7 @@ STAGES = (
     "student",
     "uncertainty",
     "assessment",
+    "planning",
     "report",
     "cli",
 )
