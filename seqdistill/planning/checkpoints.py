@@ -28,8 +28,11 @@ def checkpoint_size(path: str) -> tuple[ModelSize, int]:
     """
     if not Path(path).is_file():
         raise InputError(f"{path}: no such checkpoint; give the path of a fairseq .pt file")
+    # The context forgets what it was given, also what had been allowed before.
+    allowed = torch.serialization.get_safe_globals()
+    added = [one for one in fairseq_globals() if one not in allowed]
     try:
-        with torch.serialization.safe_globals(fairseq_globals()):
+        with torch.serialization.safe_globals(added):
             state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:
         raise explain(error, path) from error

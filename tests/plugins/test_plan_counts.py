@@ -17,6 +17,7 @@ from fairseq.models.transformer import transformer_legacy as legacy
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode, mm_flop
 
+import fairseq_plugins  # noqa: F401  (allows what checkpoints of fairseq hold)
 from benchmarks.models import random_batch, random_dictionary
 from benchmarks.timing import in_fresh_process
 from seqdistill.errors import InputError
@@ -307,6 +308,8 @@ def test_sizes_of_text_are_read(name: str, tmp_path: Path) -> None:
     if size.sharing != "all":
         size = replace(size, source_vocabulary=V)
     assert (found, vocabulary) == (size, V)
+    # What the plug-ins have allowed for their own loading stays allowed.
+    assert Namespace in torch.serialization.get_safe_globals()
 
 
 def test_sizes_of_speech_are_read(tmp_path: Path) -> None:
