@@ -5,6 +5,7 @@ Densities of features look at the same, and at the encoder's output.
 """
 
 import inspect
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,19 +35,47 @@ class TokenFeatures:
 
     Attributes:
         features: (N, D).
-        weight: (V, D).
-        bias: (V), or None.
+        projection: its weight is (V, D), its bias (V) or None. Where parameters are in parts
+            (ZeRO 3) they are whole only :meth:`inside` it.
         extra: what the decoder returned beside them.
     """
 
     features: Tensor
-    weight: Tensor
-    bias: Tensor | None
+    projection: nn.Linear
     extra: Any = None
+
+    @property
+    def weight(self) -> Tensor:
+        """The projection's (V, D)."""
+        return self.projection.weight
+
+    @property
+    def bias(self) -> Tensor | None:
+        """The projection's (V), or None."""
+        return self.projection.bias
 
     def logits(self) -> Tensor:
         """Return (N, V) the features, projected."""
-        return nn.functional.linear(self.features, self.weight, self.bias)
+        logits: Tensor = self.projection(self.features)
+        return logits
+
+    def inside(self, function: Callable[[Tensor], Tensor]) -> Tensor:
+        """Return a function of the features, run as the projection's forward.
+
+        So the projection's hooks run around it: ZeRO 3 gathers the weight once before (however
+        often the function reads it), releases it afterwards, and gathers it again for the
+        backward of what is returned.
+        """
+        attributes = vars(self.projection)
+        own = attributes.get("forward")
+        attributes["forward"] = function
+        try:
+            result: Tensor = self.projection(self.features)
+        finally:
+            del attributes["forward"]
+            if own is not None:
+                attributes["forward"] = own
+        return result
 
 
 def gives_features(model: Any) -> bool:
@@ -87,8 +116,7 @@ def token_features(model: Any, net_input: dict[str, Any], token_mask: Tensor) ->
     The model must be one that :func:`gives_features`.
     """
     features, extra = model(**net_input, features_only=True)
-    projection = model.decoder.output_projection
-    return TokenFeatures(features[token_mask], projection.weight, projection.bias, extra)
+    return TokenFeatures(features[token_mask], model.decoder.output_projection, extra)
 
 
 def token_logits(model: Any, net_input: dict[str, Any], token_mask: Tensor) -> Tensor:
@@ -128,8 +156,7 @@ def encode_and_decode(
         features_only=True,
         src_lengths=source["src_lengths"],
     )
-    projection = model.decoder.output_projection
-    given = TokenFeatures(features[token_mask], projection.weight, projection.bias)
+    given = TokenFeatures(features[token_mask], model.decoder.output_projection)
     return pooled_encoder_output(encoder_out), given
 
 

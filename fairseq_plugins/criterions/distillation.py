@@ -18,6 +18,7 @@ from seqdistill.kernels import (
     BACKENDS,
     PRODUCTS,
     DistillationLoss,
+    FusedLoss,
     fused_distillation_loss,
     plain_distillation_loss,
 )
@@ -178,20 +179,27 @@ class DistillationCriterion(FairseqCriterion):
         if target is None:
             target = self.task.teachers.members(teacher_input(sample), token_mask, temperature)
         products = str(self.cfg.loss_products)
-        result = fused_distillation_loss(
-            given.features,
-            given.weight,
-            target,
-            bias=given.bias,
-            loss=self.loss,
-            references=references,
-            products=None if products == "auto" else products,
-            backend=str(self.cfg.loss_backend),
-        )
+        results: list[FusedLoss] = []
+
+        def loss_sum(features: Tensor) -> Tensor:
+            result = fused_distillation_loss(
+                features,
+                given.weight,
+                target,
+                bias=given.bias,
+                loss=self.loss,
+                references=references,
+                products=None if products == "auto" else products,
+                backend=str(self.cfg.loss_backend),
+            )
+            results.append(result)
+            return result.loss_sum
+
+        loss = given.inside(loss_sum)
         with torch.no_grad():
-            V = given.weight.shape[0]
-            output = distillation_metrics.rows_output(result.rows, V, self.task.student_head)
-        return result.loss_sum, output, given.extra
+            V = given.projection.out_features
+            output = distillation_metrics.rows_output(results[0].rows, V, self.task.student_head)
+        return loss, output, given.extra
 
     def _plain(
         self,

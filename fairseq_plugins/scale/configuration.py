@@ -1,10 +1,17 @@
-"""The engine's configuration: the JSON of ``--deepspeed``, completed and checked by fairseq's."""
+"""The engine's configuration: the JSON of ``--deepspeed``, checked against fairseq's options.
 
-import json
+Where fairseq has an option for what a key says, the key may be left away or ``"auto"``, and then
+says what fairseq says; any other value must be the same. So neither decides silently.
+"""
+
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
+from fairseq_plugins.scale.agreement import AUTO, Agreement
+from fairseq_plugins.scale.batches import batch_sizes
+from fairseq_plugins.scale.keys import FIXED, check_keys
+from fairseq_plugins.scale.precision import bf16_section, fp16_section
+from fairseq_plugins.scale.zero import optimizer_section, zero_section
 from seqdistill.errors import InputError
 
 
@@ -23,7 +30,7 @@ class EngineConfiguration:
     @property
     def stage(self) -> int:
         """ZeRO's stage, 0 to 3."""
-        return int(self.values.get("zero_optimization", {}).get("stage", 0))
+        return int(self.values["zero_optimization"]["stage"])
 
     @property
     def has_optimizer(self) -> bool:
@@ -31,38 +38,114 @@ class EngineConfiguration:
         return "optimizer" in self.values
 
 
-def read_json(path: str) -> dict[str, Any]:
-    """Read a JSON file that holds an object."""
-    try:
-        values = json.loads(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise InputError(f"--deepspeed {path}: no such file") from error
-    except json.JSONDecodeError as error:
-        raise InputError(f"{path}: line {error.lineno}: not JSON ({error.msg})") from error
-    if not isinstance(values, dict):
-        raise InputError(f"{path}: expected a JSON object, got a {type(values).__name__}")
-    return values
-
-
 def engine_configuration(
     given: dict[str, Any], cfg: Any, world_size: int, path: str
 ) -> EngineConfiguration:
-    """Return the engine's configuration."""
+    """Return the engine's configuration.
+
+    Args:
+        given: the JSON.
+        cfg: fairseq's configuration.
+        world_size: processes of the training.
+        path: the JSON's, for messages.
+
+    Raises:
+        InputError: a key is unknown or contradicts an option; options cannot be used together.
+    """
+    check_keys(given, path)
+    check_options(cfg)
+    agreement = Agreement(path)
     values = dict(given)
-    stage = values.get("zero_optimization", {}).get("stage", 0)
-    micro = cfg.dataset.batch_size or 1
-    steps = max(cfg.optimization.update_freq)
-    values["train_micro_batch_size_per_gpu"] = micro
-    values["gradient_accumulation_steps"] = steps
-    values["train_batch_size"] = micro * steps * world_size
-    values["managed_gradient_accumulation"] = False
-    values["gradient_clipping"] = cfg.optimization.clip_norm
-    values["zero_allow_untested_optimizer"] = True
-    if not stage and not cfg.common.fp16 and not cfg.common.bf16:
-        # The seam clips: an engine in float32 without ZeRO keeps no norm.
-        values["gradient_clipping"] = 0.0
-    if cfg.common.fp16:
-        values["fp16"] = {"enabled": True}
-    if cfg.common.bf16:
-        values["bf16"] = {"enabled": True}
+    values |= {key: value for key, (value, _) in FIXED.items()}
+    values["zero_optimization"] = zero = zero_section(given, path)
+    values |= batch_sizes(given, cfg, world_size, agreement)
+    values["fp16"] = fp16_section(given.get("fp16", {}), cfg, world_size, agreement)
+    values["bf16"] = bf16_section(given.get("bf16", {}), cfg, agreement)
+    clip_norm = cfg.optimization.clip_norm
+    clipping = given.get("gradient_clipping")
+    values["gradient_clipping"] = agreement.agreed(
+        "gradient_clipping", clipping, "--clip-norm", clip_norm
+    )
+    if zero["stage"] == 0:
+        if cfg.common.fp16:
+            raise InputError(
+                f"{path}: --fp16 needs 'zero_optimization.stage' 1 or more: DeepSpeed's optimizer "
+                "for fp16 without ZeRO does not give the norm that fairseq logs"
+            )
+        if not cfg.common.bf16:
+            # The seam clips: an engine in float32 without ZeRO keeps no norm.
+            values["gradient_clipping"] = 0.0
+    if zero["stage"] == 3 and world_size > 1:
+        _check_validation(cfg, path)
+    optimizer = optimizer_section(given, cfg, zero, agreement)
+    values.pop("optimizer", None)
+    if optimizer is not None:
+        values["optimizer"] = optimizer
+    activations = given.get("activation_checkpointing", {})
+    for key, value in activations.items():
+        if value:
+            raise InputError(
+                f"{path}: 'activation_checkpointing.{key}' is {value!r}, but fairseq's models do "
+                "not ask DeepSpeed for checkpoints of activations; use --checkpoint-activations "
+                "(and --offload-activations) instead"
+            )
+    for section, key, value in _autos(values):
+        raise InputError(
+            f"{path}: '{section}{key}' is {value!r}, but fairseq has no option for it; leave it "
+            "away for DeepSpeed's default"
+        )
     return EngineConfiguration(values, path)
+
+
+#: fairseq's options that do not go with the engine: section, name, the value that does, and why.
+_OPTIONS = (
+    ("common", "amp", False, "use --fp16 or --bf16"),
+    ("common", "memory_efficient_fp16", False, "use --fp16; the engine keeps its own copies"),
+    ("common", "memory_efficient_bf16", False, "use --bf16; the engine keeps its own copies"),
+    ("common", "tpu", False, "DeepSpeed has no TPUs"),
+    ("common", "model_parallel_size", 1, "all processes are data-parallel"),
+    ("common", "quantization_config_path", None, "it rebuilds the model"),
+    ("optimization", "use_bmuf", False, "the engine synchronises processes"),
+    ("distributed_training", "zero_sharding", "none", "the JSON's zero_optimization says it"),
+    ("distributed_training", "pipeline_model_parallel", False, "all are data-parallel"),
+    ("distributed_training", "cpu_offload", False, "the JSON's zero_optimization says it"),
+    ("ema", "store_ema", False, "parameters may be in parts"),
+)
+
+
+def check_options(cfg: Any) -> None:
+    """Refuse options of fairseq that the engine would leave out.
+
+    Raises:
+        InputError: such an option.
+    """
+    for section, name, fitting, reason in _OPTIONS:
+        value = getattr(getattr(cfg, section), name, fitting)
+        if value != fitting:
+            raise InputError(
+                f"--{name.replace('_', '-')} cannot be used with --deepspeed: {reason}"
+            )
+    backend = str(cfg.distributed_training.ddp_backend)
+    if backend in ("fully_sharded", "slowmo"):
+        raise InputError(
+            f"--ddp-backend {backend} cannot be used with --deepspeed: the engine distributes"
+        )
+
+
+def _check_validation(cfg: Any, path: str) -> None:
+    for name in ("eval_bleu", "eval_wer"):
+        if getattr(cfg.task, name, False):
+            option = f"--{name.replace('_', '-')}"
+            raise InputError(
+                f"{path}: {option} cannot be used with 'zero_optimization.stage' 3: processes "
+                "decode different numbers of steps, and each step would wait for all of them. Use "
+                f"stage 2, or leave {option} away and decode with the consolidated checkpoint"
+            )
+
+
+def _autos(values: dict[str, Any], section: str = "") -> Any:
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from _autos(value, f"{section}{key}.")
+        elif value == AUTO and key != "keep_in_fp32_modules":
+            yield section, key, value

@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from fairseq import optim
 from torch import distributed, nn
-from torch._C._distributed_c10d import HashStore
 
 from fairseq_plugins.scale.configuration import EngineConfiguration
 
@@ -43,6 +42,6 @@ def _join_processes(cfg: Any) -> None:
     os.environ.setdefault("LOCAL_RANK", str(max(0, settings.device_id)))
     if not distributed.is_initialized():
         use_gpu = torch.cuda.is_available() and not cfg.common.cpu
-        distributed.init_process_group(
-            "nccl" if use_gpu else "gloo", store=HashStore(), rank=0, world_size=1
-        )
+        store = distributed.HashStore()  # type: ignore[attr-defined]
+        backend = "nccl" if use_gpu else "gloo"
+        distributed.init_process_group(backend, store=store, rank=0, world_size=1)

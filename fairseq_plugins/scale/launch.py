@@ -40,7 +40,8 @@ def run() -> None:
 
 def train(cfg: Any, path: str) -> None:
     """Train in this process; fairseq's ``main``, with the engine's Trainer."""
-    from fairseq_plugins.scale.configuration import engine_configuration, read_json
+    from fairseq_plugins.scale.agreement import read_json
+    from fairseq_plugins.scale.configuration import engine_configuration
     from fairseq_plugins.scale.trainer import DeepSpeedTrainer
 
     world_size = cfg.distributed_training.distributed_world_size

@@ -1,6 +1,8 @@
 """The seam: what fairseq's train_step asks of its optimizer, done by DeepSpeed's engine."""
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -14,6 +16,40 @@ from seqdistill.errors import InputError
 
 class SkippedUpdate(Exception):  # noqa: N818 (not an error: fp16's loss scaling works that way)
     """The loss scaler of fp16 skipped an update."""
+
+
+@contextmanager
+def held_loss_scale(scaler: Any) -> Iterator[None]:
+    """Let fp16's loss scale grow after an update, not in its middle.
+
+    DeepSpeed lets it grow between taking the gradients' norm and dividing them by the scale: that
+    update would be of half the gradient.
+
+    Args:
+        scaler: DeepSpeed's; nothing is done with one that does not change.
+
+    Raises:
+        InputError: the scale is at its minimum and the gradient still overflows.
+    """
+    if not getattr(scaler, "dynamic", False):
+        yield
+        return
+    window, scaler.scale_window = scaler.scale_window, math.inf
+    try:
+        yield
+    except Exception as error:
+        if "loss scale already at minimum" not in str(error):
+            raise
+        raise InputError(
+            f"fp16's loss scale is at its minimum ({scaler.min_scale:g}) and the gradient still "
+            "overflows: the loss is probably exploding. Lower --lr, clip (--clip-norm), or train "
+            "with --bf16"
+        ) from error
+    finally:
+        scaler.scale_window = window
+    stable = scaler.cur_iter - 1 - scaler.last_overflow_iter - 1
+    if stable > 0 and stable % window == 0:
+        scaler.cur_scale *= scaler.scale_factor
 
 
 class DeepSpeedOptimizer(FairseqOptimizer):
@@ -93,15 +129,14 @@ class DeepSpeedOptimizer(FairseqOptimizer):
             SkippedUpdate: the gradient of fp16 overflowed.
             RuntimeError: the gradient is not finite and no loss scale can help.
         """
-        before = getattr(self.engine.optimizer, "loss_scale", 1.0)
-        self.engine.step()
+        with held_loss_scale(getattr(self.engine.optimizer, "loss_scaler", None)):
+            self.engine.step()
         if self._engine_has_norm:
             norm = torch.as_tensor(self.engine.get_global_grad_norm(), dtype=torch.float32)
         else:
             norm = self._norm if self._norm is not None else torch.tensor(0.0)
         if self.engine.fp16_enabled() and not self.engine.was_step_applied():
-            after = self.scaler.loss_scale
-            raise SkippedUpdate(f"loss scale was {before:g}, is {after:g}")
+            raise SkippedUpdate(f"setting loss scale to: {self.scaler.loss_scale}")
         if not torch.isfinite(norm):
             # Not fairseq's FloatingPointError: it would run the batch again, with hooks, on
             # weights that float32 has already updated.

@@ -1,0 +1,101 @@
+"""Trainings of seqdistill-fairseq-train, several of them in the same processes.
+
+Starting Python with torch and fairseq takes longer than a tiny training, so what can share
+processes does: ``python -m tests.plugins.scale_runs FILE`` (under torchrun, on every rank) runs the
+command line of each entry of a JSON file, one after another, and keeps a log of each.
+"""
+
+import json
+import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+ROOT = Path(__file__).resolve().parents[2]
+_FORMAT = "%(asctime)s | %(levelname)s | %(name)s | %(message)s"
+
+
+def run_together(
+    folder: Path, runs: dict[str, list[str]], processes: int = 0, timeout: float = 300
+) -> dict[str, str]:
+    """Run trainings one after another; return the log of rank 0 of each.
+
+    Args:
+        folder: for what is written.
+        runs: name → arguments of seqdistill-fairseq-train.
+        processes: under torchrun; 0: one process, without.
+        timeout: seconds for all of them, so that a hang fails.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / "runs.json"
+    file.write_text(json.dumps(runs))
+    command = [sys.executable]
+    if processes:
+        command += ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node"]
+        command += [str(processes)]
+    command += ["-m", "tests.plugins.scale_runs", str(file)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
+    environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    result = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        env=environment,
+        cwd=ROOT,
+        check=False,
+    )
+    assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-6000:]
+    return {name: (folder / f"{name}.log").read_text() for name in runs}
+
+
+def gathers_of(module: Any, names: set[str]) -> dict[str, int]:
+    """Count, from now on, how often ZeRO 3 gathers the parameters of these names."""
+    counts = dict.fromkeys(names, 0)
+    by_id = {id(p): name for name, p in module.named_parameters() if name in names}
+    for parameter in module.parameters():
+        gather = parameter.all_gather_coalesced
+
+        def counted(parameters: Any, *args: Any, gather: Any = gather, **kwargs: Any) -> Any:
+            for one in parameters:
+                if id(one) in by_id:
+                    counts[by_id[id(one)]] += 1
+            return gather(parameters, *args, **kwargs)
+
+        parameter.all_gather_coalesced = counted
+    return counts
+
+
+def main() -> None:
+    """Run the trainings of the file that is the argument."""
+    from fairseq_cli import train as program
+
+    from seqdistill.cli.fairseq_programs import train
+
+    file = Path(sys.argv[1])
+    rank = os.environ.get("RANK", "0")
+    stock = program.main, program.Trainer
+    for name, arguments in json.loads(file.read_text()).items():
+        program.main, program.Trainer = stock
+        torch.manual_seed(1)
+        end = ".log" if rank == "0" else f".rank{rank}.log"
+        handler = logging.FileHandler(file.parent / (name + end))
+        handler.setFormatter(logging.Formatter(_FORMAT))
+        logging.getLogger().addHandler(handler)
+        sys.argv = ["seqdistill-fairseq-train", *arguments]
+        try:
+            train()
+        except SystemExit as left:
+            if left.code:
+                raise
+        finally:
+            logging.getLogger().removeHandler(handler)
+            handler.close()
+
+
+if __name__ == "__main__":
+    main()
