@@ -67,14 +67,14 @@ def engine_configuration(
         "gradient_clipping", clipping, "--clip-norm", clip_norm
     )
     if zero["stage"] == 0:
-        if cfg.common.fp16:
+        if cfg.common.fp16 or cfg.common.bf16:
+            option = "--fp16" if cfg.common.fp16 else "--bf16"
             raise InputError(
-                f"{path}: --fp16 needs 'zero_optimization.stage' 1 or more: DeepSpeed's optimizer "
-                "for fp16 without ZeRO does not give the norm that fairseq logs"
+                f"{path}: {option} needs 'zero_optimization.stage' 1 or more: without ZeRO, "
+                "DeepSpeed's optimizer for 16 bits starts with an empty step, and Adam counts it"
             )
-        if not cfg.common.bf16:
-            # The seam clips: an engine in float32 without ZeRO keeps no norm.
-            values["gradient_clipping"] = 0.0
+        # The seam clips: an engine in float32 without ZeRO keeps no norm.
+        values["gradient_clipping"] = 0.0
     if zero["stage"] == 3 and world_size > 1:
         _check_validation(cfg, path)
     optimizer = optimizer_section(given, cfg, zero, agreement)
@@ -102,7 +102,6 @@ _OPTIONS = (
     ("common", "amp", False, "use --fp16 or --bf16"),
     ("common", "memory_efficient_fp16", False, "use --fp16; the engine keeps its own copies"),
     ("common", "memory_efficient_bf16", False, "use --bf16; the engine keeps its own copies"),
-    ("common", "tpu", False, "DeepSpeed has no TPUs"),
     ("common", "model_parallel_size", 1, "all processes are data-parallel"),
     ("common", "quantization_config_path", None, "it rebuilds the model"),
     ("optimization", "use_bmuf", False, "the engine synchronises processes"),
@@ -125,6 +124,8 @@ def check_options(cfg: Any) -> None:
             raise InputError(
                 f"--{name.replace('_', '-')} cannot be used with --deepspeed: {reason}"
             )
+    if cfg.common.tpu and not cfg.common.bf16:  # which fairseq lets imply it
+        raise InputError("--tpu cannot be used with --deepspeed, which has no TPUs")
     backend = str(cfg.distributed_training.ddp_backend)
     if backend in ("fully_sharded", "slowmo"):
         raise InputError(

@@ -33,17 +33,30 @@ def run() -> None:
     require_deepspeed()
     use_cpu = "--cpu" in arguments
     check_accelerator(os.environ, use_cpu)
+    # fairseq lets --bf16 imply --tpu, and looks for one before its main is called.
+    for option in ("--tpu", "--memory-efficient-bf16"):
+        if option in arguments:
+            raise InputError(f"{option} cannot be used with {OPTION}; --bf16 can")
+    bf16 = "--bf16" in arguments
+    arguments = [argument for argument in arguments if argument != "--bf16"]
     sys.argv[1:] = [*arguments, *launcher_options(os.environ, arguments, use_cpu)]
-    program.main = functools.partial(train, path=path)
+    program.main = functools.partial(train, path=path, bf16=bf16)
     program.cli_main(modify_parser=_describe)
 
 
-def train(cfg: Any, path: str) -> None:
-    """Train in this process; fairseq's ``main``, with the engine's Trainer."""
+def train(cfg: Any, path: str, bf16: bool = False) -> None:
+    """Train in this process; fairseq's ``main``, with the engine's Trainer.
+
+    Args:
+        cfg: fairseq's configuration.
+        path: the JSON's.
+        bf16: whether ``--bf16`` was given.
+    """
     from fairseq_plugins.scale.agreement import read_json
     from fairseq_plugins.scale.configuration import engine_configuration
     from fairseq_plugins.scale.trainer import DeepSpeedTrainer
 
+    cfg.common.bf16 = bf16
     world_size = cfg.distributed_training.distributed_world_size
     configuration = engine_configuration(read_json(path), cfg, world_size, path)
     program.Trainer = functools.partial(DeepSpeedTrainer, configuration=configuration)

@@ -5,11 +5,15 @@ processes does: ``python -m tests.plugins.scale_runs FILE`` (under torchrun, on 
 command line of each entry of a JSON file, one after another, and keeps a log of each.
 """
 
+import contextlib
+import functools
 import json
 import logging
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +57,42 @@ def run_together(
     return {name: (folder / f"{name}.log").read_text() for name in runs}
 
 
+@contextmanager
+def counted_gathers(report: Path, chunk_tokens: int = 3) -> Iterator[None]:
+    """Count a training's gathers under ZeRO 3 while its fused loss walks short chunks.
+
+    Args:
+        report: JSON to write: name of a parameter → gathers, update by update.
+        chunk_tokens: of the fused loss.
+    """
+    from fairseq_plugins.criterions import distillation
+    from fairseq_plugins.scale import trainer
+
+    build, walk = trainer.build_engine, distillation.fused_distillation_loss
+    names = ("encoder.embed_tokens.weight", "decoder.output_projection.weight")
+    updates: dict[str, list[int]] = {name: [] for name in names}
+
+    def building(model: Any, cfg: Any, configuration: Any) -> Any:
+        engine = build(model, cfg, configuration)
+        counts = gathers_of(engine.module, set(names))
+
+        def begin(module: Any, inputs: Any) -> None:
+            for name, count in counts.items():
+                updates[name].append(count)
+                counts[name] = 0
+
+        engine.module.register_forward_pre_hook(begin)
+        return engine
+
+    trainer.build_engine = building
+    distillation.fused_distillation_loss = functools.partial(walk, chunk_tokens=chunk_tokens)
+    try:
+        yield
+    finally:
+        trainer.build_engine, distillation.fused_distillation_loss = build, walk
+        report.write_text(json.dumps(updates))
+
+
 def gathers_of(module: Any, names: set[str]) -> dict[str, int]:
     """Count, from now on, how often ZeRO 3 gathers the parameters of these names."""
     counts = dict.fromkeys(names, 0)
@@ -87,8 +127,12 @@ def main() -> None:
         handler.setFormatter(logging.Formatter(_FORMAT))
         logging.getLogger().addHandler(handler)
         sys.argv = ["seqdistill-fairseq-train", *arguments]
+        counting = contextlib.nullcontext()
+        if name.startswith("gathers"):
+            counting = counted_gathers(file.parent / f"{name}.json")
         try:
-            train()
+            with counting:
+                train()
         except SystemExit as left:
             if left.code:
                 raise

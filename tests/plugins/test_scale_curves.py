@@ -112,3 +112,33 @@ def test_validation_sees_all_of_uneven_batches_once(
     got = logged(measured[f"{kind}{stage}"], "valid")[-1]
     for name in ("valid_loss", "valid_nll_loss", "valid_num_updates"):
         assert got[name] == pytest.approx(reference[name], rel=TOLERANCE), name
+
+
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_accumulated_batches_and_a_last_update_of_fewer(
+    expected: dict[str, str], measured: dict[str, str], stage: int
+) -> None:
+    """2 × 2 batches are 4. Each epoch ends with an update of 3, one process given a filler.
+
+    In that update fairseq's log forgets both batches of the process whose last one is a filler;
+    its gradient must not.
+    """
+    reference = curve(expected["translation4"], "gnorm", "lr", "loss", "wpb")
+    got = curve(measured[f"accumulated{stage}"], "gnorm", "lr", "loss", "wpb")
+    assert len(got) == len(reference) == 20
+    for update, (ours, stock) in enumerate(zip(got, reference, strict=True)):
+        compared = slice(2 if update % 2 else 4)
+        assert ours[compared] == pytest.approx(stock[compared], rel=TOLERANCE, abs=2e-3)
+    assert got[1][3] < reference[1][3], "the log forgets, as fairseq's does"
+
+
+@pytest.mark.parametrize(("name", "kind"), [("checkpointed", "fused"), ("sentences", "sentences")])
+def test_checkpointed_activations_and_sentence_averages(
+    expected: dict[str, str], measured: dict[str, str], name: str, kind: str
+) -> None:
+    """Both with ZeRO 3."""
+    reference = curve(expected[kind], "loss", "gnorm")
+    got = curve(measured[name], "loss", "gnorm")
+    assert len(got) == 20
+    for ours, stock in zip(got, reference, strict=True):
+        assert ours == pytest.approx(stock, rel=TOLERANCE, abs=2e-3)

@@ -1,0 +1,54 @@
+"""The real command under a real launcher, and what it says where it cannot go on."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.plugins.corpus import PROGRAMS, Corpus, logged, run, training_arguments
+from tests.plugins.test_scale_curves import PROXY, configuration, stage_configuration
+
+
+def test_the_command_under_torchrun(corpus: Corpus, tmp_path: Path) -> None:
+    arguments = training_arguments(corpus, tmp_path / "saved", *PROXY, "--max-update", 3)
+    arguments += ["--no-save", "--deepspeed", stage_configuration(tmp_path, 2)]
+    result = run(
+        "torchrun", "--standalone", "--nproc_per_node", 2, "--no-python",
+        PROGRAMS / "seqdistill-fairseq-train", *arguments,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr[-3000:]
+    records = logged(result.stdout + result.stderr, "train_inner")
+    assert [record["num_updates"] for record in records] == [1, 2, 3], "rank 0 alone logs"
+    assert "training on 2 devices" in result.stdout + result.stderr
+
+
+def test_mistakes_are_told_in_one_line(corpus: Corpus, tmp_path: Path) -> None:
+    arguments = training_arguments(corpus, tmp_path / "saved", *PROXY, "--max-update", 1)
+    bad = configuration(tmp_path, "bad", {"zero_optimisation": {"stage": 2}})
+    result = run("seqdistill-fairseq-train", *arguments, "--deepspeed", bad)
+    assert result.returncode == 1
+    (line,) = [text for text in result.stderr.splitlines() if "error:" in text]
+    assert line.endswith("the nearest known one is 'zero_optimization'")
+
+
+def test_without_deepspeed_the_extra_is_named_and_nothing_else_needs_it(
+    corpus: Corpus, tmp_path: Path
+) -> None:
+    """A Python that cannot import deepspeed; the plug-ins do not load what asks for it."""
+    arguments = training_arguments(corpus, tmp_path / "saved", *PROXY, "--no-save")
+    arguments += ["--max-update", "1"]
+    code = f"""
+import sys
+sys.modules["deepspeed"] = None
+from seqdistill.cli.fairseq_programs import train
+sys.argv = ["seqdistill-fairseq-train", *{arguments!r}]
+train()
+assert not [name for name in sys.modules if name.startswith("fairseq_plugins.scale")]
+sys.argv += ["--deepspeed", "ds.json"]
+train()
+"""
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=False
+    )
+    assert result.returncode == 1, result.stderr[-2000:]
+    assert len(logged(result.stdout + result.stderr, "train_inner")) == 1
+    assert result.stderr.splitlines()[-1].endswith('pip install "seqdistill[deepspeed]"')
