@@ -9,6 +9,7 @@ from fairseq import optim
 from torch import distributed, nn
 
 from fairseq_plugins.scale.configuration import EngineConfiguration
+from seqdistill.errors import InputError
 
 
 def build_engine(model: nn.Module, cfg: Any, configuration: EngineConfiguration) -> Any:
@@ -18,6 +19,9 @@ def build_engine(model: nn.Module, cfg: Any, configuration: EngineConfiguration)
         model: whole; from ZeRO 3 on it is in parts afterwards.
         cfg: fairseq's configuration.
         configuration: the engine's.
+
+    Raises:
+        InputError: fairseq's optimizer cannot work on parts of tensors.
     """
     _join_processes(cfg)
     import deepspeed
@@ -26,7 +30,7 @@ def build_engine(model: nn.Module, cfg: Any, configuration: EngineConfiguration)
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = None
     if not configuration.has_optimizer:
-        optimizer = optim.build_optimizer(cfg.optimizer, parameters).optimizer
+        optimizer = _fairseqs_optimizer(cfg, parameters, configuration.stage)
     engine, *_ = deepspeed.initialize(
         model=model,
         optimizer=optimizer,
@@ -34,6 +38,22 @@ def build_engine(model: nn.Module, cfg: Any, configuration: EngineConfiguration)
         config=configuration.values,
     )
     return engine
+
+
+def _fairseqs_optimizer(
+    cfg: Any, parameters: list[nn.Parameter], stage: int
+) -> torch.optim.Optimizer:
+    name = str(cfg.optimizer._name)
+    if name == "composite":
+        raise InputError(f"--optimizer {name} cannot be used with --deepspeed; give one of its own")
+    wrapped = optim.build_optimizer(cfg.optimizer, parameters)
+    if stage > 0 and not wrapped.supports_flat_params:
+        raise InputError(
+            f"--optimizer {name} works on whole tensors, and 'zero_optimization.stage' {stage} "
+            "splits them; use stage 0, or an optimizer that works number by number, such as adam"
+        )
+    inner: torch.optim.Optimizer = wrapped.optimizer
+    return inner
 
 
 def _join_processes(cfg: Any) -> None:

@@ -25,6 +25,9 @@ TASK = "ensemble_teacher_translation"
 #: Programs of the system, of Python and of this checkout's tools, which are not parsed.
 OTHERS = {".", "bash", "cat", "head", "mkdocs", "mv", "pip", "python"}
 
+#: Programs that start others, on one machine or many.
+LAUNCHERS = {"deepspeed", "torchrun"}
+
 every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 
 
@@ -67,7 +70,10 @@ def test_commands_parse(page: Path) -> None:
 def check_command(words: list[str]) -> None:
     """Parse a command with the program's own parser."""
     program, arguments = words[0], words[1:]
-    if program == "seqdistill":
+    if program in LAUNCHERS:  # what they start is parsed
+        started = [word for word in words if word.startswith("seqdistill")]
+        check_command(words[words.index(started[0]) :])
+    elif program == "seqdistill":
         from seqdistill.cli.main import VERBS, build_parser
 
         assert arguments[0] in VERBS, words
@@ -107,6 +113,11 @@ def check_fairseq_command(program: str, arguments: list[str]) -> None:
         "interactive": lambda: options.get_interactive_generation_parser("translation"),
         "validate": options.get_validation_parser,
     }
+    if verb == "train" and "--deepspeed" in arguments:
+        from fairseq_plugins.scale.launch import take_option
+
+        path, arguments = take_option(arguments)
+        assert path.endswith(".json"), arguments
     parser = parsers[verb]()
     if verb == "preprocess":
         parser.parse_args(arguments)

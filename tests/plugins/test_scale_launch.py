@@ -52,3 +52,14 @@ train()
     assert result.returncode == 1, result.stderr[-2000:]
     assert len(logged(result.stdout + result.stderr, "train_inner")) == 1
     assert result.stderr.splitlines()[-1].endswith('pip install "seqdistill[deepspeed]"')
+
+
+def test_an_optimizer_of_whole_tensors_goes_without_zero_only(
+    corpus: Corpus, tmp_path: Path
+) -> None:
+    arguments = training_arguments(corpus, tmp_path / "saved", *PROXY, "--max-update", 1)
+    arguments[arguments.index("adam")] = "adafactor"
+    deepspeed = ["--deepspeed", stage_configuration(tmp_path, 1)]
+    result = run("seqdistill-fairseq-train", *arguments, *deepspeed)
+    assert result.returncode == 1
+    assert "--optimizer adafactor works on whole tensors" in result.stderr.splitlines()[-1]
