@@ -3,7 +3,7 @@
 import glob
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from fairseq_plugins.features import gives_features, token_features, token_logit
 from seqdistill.errors import InputError
 from seqdistill.kernels import MemberLogits, MemberProjections
 from seqdistill.teachers import EnsembleStatistics, StatisticsAccumulator
+from seqdistill.teachers.offload import OffloadedModels
 
 logger = logging.getLogger(__name__)
 
@@ -61,6 +62,8 @@ class TeacherEnsemble:
         load: makes a model of a path; it refuses one that does not fit the data of the training
             (``task.load_member``).
         dtype: ``float32``, ``float16`` or ``bfloat16``; log-probabilities are float32 always.
+        offload: keep the members in the host's memory, all but their output projections; on the
+            device there are two of them at a time, the one at work and the next.
 
     Raises:
         InputError: a checkpoint is bad or does not fit the data.
@@ -71,7 +74,10 @@ class TeacherEnsemble:
         paths: Sequence[str],
         load: Callable[[str], nn.Module],
         dtype: str = "float32",
+        offload: bool = False,
     ) -> None:
+        self._offload = offload
+        self._offloaded: OffloadedModels | None = None
         self.paths = list(paths)
         self.models: list[nn.Module] = []
         for path in self.paths:
@@ -91,8 +97,8 @@ class TeacherEnsemble:
             token_mask: (B, T) True where a token counts, N of them.
             temperature: of the teachers.
         """
-        models = self._on(token_mask.device)
-        if all(map(gives_features, models)):
+        models = self._running(token_mask.device)
+        if all(map(gives_features, self.models)):
             given = [token_features(model, net_input, token_mask) for model in models]
             return MemberProjections(
                 [one.features for one in given],
@@ -123,18 +129,32 @@ class TeacherEnsemble:
         """
         accumulator = StatisticsAccumulator(temperature)
         model: Any
-        for path, model in zip(self.paths, self._on(token_mask.device), strict=True):
+        for path, model in zip(self.paths, self._running(token_mask.device), strict=True):
             logits = token_logits(model, net_input, token_mask)
             accumulator.add(
                 model.get_normalized_probs((logits.float(), None), log_probs=True), path
             )
         return accumulator.statistics()
 
-    def _on(self, device: torch.device) -> list[nn.Module]:
+    def _running(self, device: torch.device) -> Iterable[nn.Module]:
+        """Give each model when it is on the device; it may be used until the next is asked for."""
+        if self._offload:
+            if self._offloaded is None:
+                kept = [projection_tensors(model) for model in self.models]
+                self._offloaded = OffloadedModels(self.models, kept, device)
+            return self._offloaded
         for model in self.models:
             if next(model.parameters()).device != device:
                 model.to(device)
         return self.models
+
+
+def projection_tensors(model: Any) -> list[Tensor]:
+    """Return what the fused loss reads of a member by itself: weight and bias of its projection."""
+    if not gives_features(model):
+        return []
+    projection = model.decoder.output_projection
+    return [tensor for tensor in (projection.weight, projection.bias) if tensor is not None]
 
 
 def translation_loader(source: Dictionary, target: Dictionary) -> Callable[[str], nn.Module]:

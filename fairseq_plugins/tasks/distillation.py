@@ -19,8 +19,14 @@ from fairseq_plugins.generation import (
     load_second_system,
 )
 from fairseq_plugins.generation.ensemble import estimator_of
+from fairseq_plugins.placement import (
+    Teachers,
+    check_no_placement,
+    check_store_options,
+    place_teachers,
+)
 from fairseq_plugins.stores import TargetStores
-from fairseq_plugins.teachers import TeacherEnsemble, find_members
+from fairseq_plugins.teachers import find_members
 from seqdistill.errors import InputError
 from seqdistill.student import StudentHead
 from seqdistill.targets.sparse import SparseTarget
@@ -48,7 +54,7 @@ class DistillationTask(FairseqTask):
     def begin(self, cfg: Any) -> None:
         """Take the options; ``cfg`` has those of ``DistillationOptions``."""
         self.cfg = cfg
-        self.teachers: TeacherEnsemble | None = None
+        self.teachers: Teachers | None = None
         self.stores: TargetStores | None = None
         self.student_head: StudentHead | None = None
         self.bpe: Any = None
@@ -121,6 +127,8 @@ class DistillationTask(FairseqTask):
     def with_teachers(self, criterion: FairseqCriterion) -> FairseqCriterion:
         """Return a criterion; if it distils, load the teachers and settle the student's head."""
         if not getattr(criterion, "needs_teachers", False):
+            if self._student is not None:
+                check_no_placement(self.cfg)
             return criterion
         self.student_head = criterion.student_head(
             predictive=self.cfg.predictive or "base",
@@ -128,11 +136,11 @@ class DistillationTask(FairseqTask):
         )
         target_store = getattr(self.cfg, "target_store", None)
         if target_store:
+            check_store_options(self.cfg)
             self.stores = criterion.target_stores(target_store)
         else:
-            members = find_members(self.cfg.ensemble_paths)
-            dtype = str(self.cfg.ensemble_dtype)
-            self.teachers = TeacherEnsemble(members, self.load_member, dtype)
+            in_training = self._student is not None
+            self.teachers = place_teachers(self.cfg, self.load_member, in_training)
         if self._student is not None:
             attach_head(self._student, self.student_head)
         return criterion

@@ -7,6 +7,7 @@ from fairseq.dataclass import ChoiceEnum, FairseqDataclass
 
 from fairseq_plugins.teachers import DTYPES
 from seqdistill.student import PREDICTIVES
+from seqdistill.teachers.placement import PLACEMENTS
 from seqdistill.uncertainty.options import COMBINATIONS
 
 
@@ -21,6 +22,21 @@ class DistillationOptions(FairseqDataclass):
     ensemble_dtype: ChoiceEnum(list(DTYPES)) = field(  # type: ignore[valid-type]
         default="float32",
         metadata={"help": "precision of the teachers' forward pass; statistics are float32"},
+    )
+    teacher_placement: ChoiceEnum(list(PLACEMENTS)) = field(  # type: ignore[valid-type]
+        default="replicate",
+        metadata={
+            "help": "where teachers live: replicate, all of them in every process; shard, spread "
+            "over the processes of a teacher group; offload, in the host's memory, one at a time "
+            "on the device"
+        },
+    )
+    teacher_group_size: Optional[int] = field(  # noqa: UP045 (fairseq reads the annotation)
+        default=None,
+        metadata={
+            "help": "with --teacher-placement shard: how many neighbouring processes share one "
+            "ensemble; by default those of a node, at most one a teacher"
+        },
     )
     student_init: Optional[str] = field(  # noqa: UP045 (fairseq reads the annotation)
         default=None,

@@ -1,10 +1,11 @@
 """The losses of this project fused with the projections, in one pass over the vocabulary."""
 
 from seqdistill.kernels.fused import PRODUCTS, FusedLoss, fused_distillation_loss
+from seqdistill.kernels.members import MemberLogits, MemberProjections
 from seqdistill.kernels.plain import plain_distillation_loss
 from seqdistill.kernels.select import BACKENDS, backend_status
 from seqdistill.kernels.settings import DistillationLoss
-from seqdistill.kernels.sources import MemberLogits, MemberProjections
+from seqdistill.kernels.sharded import ShardedMembers, sharded_statistics
 from seqdistill.kernels.walk import TokenRows
 
 __all__ = [
@@ -14,8 +15,10 @@ __all__ = [
     "FusedLoss",
     "MemberLogits",
     "MemberProjections",
+    "ShardedMembers",
     "TokenRows",
     "backend_status",
     "fused_distillation_loss",
     "plain_distillation_loss",
+    "sharded_statistics",
 ]

@@ -14,13 +14,13 @@ import torch
 from torch import Tensor
 
 from seqdistill.errors import InputError
+from seqdistill.kernels.chunks import default_chunk_tokens
 from seqdistill.kernels.select import select_backend
 from seqdistill.kernels.settings import DistillationLoss
 from seqdistill.kernels.sources import Target, target_source
 from seqdistill.kernels.walk import (
     TokenRows,
     Walk,
-    default_chunk_tokens,
     walk_features,
     walk_logits,
 )

@@ -7,16 +7,11 @@ import torch
 from torch import Tensor
 
 from seqdistill.kernels.backend import RowBackend, RowTargets, StudentRows
+from seqdistill.kernels.chunks import ChunkTarget, TargetSource, project
 from seqdistill.kernels.memory import new_tensor
 from seqdistill.kernels.settings import DistillationLoss
-from seqdistill.kernels.sources import ChunkTarget, TargetSource, project
 from seqdistill.kernels.workspace import Workspace
 from seqdistill.losses.proxy_dirichlet import forward_precision, inverse_normalisation
-
-# A chunk's logits: 40 MiB on a CPU, 256 MiB on a GPU; at least that many tokens, or the products
-# would spend their time on reading the projection.
-_CPU_ELEMENTS, _CPU_TOKENS = 10 << 20, 128
-_GPU_ELEMENTS, _GPU_TOKENS = 1 << 26, 128
 
 
 @dataclass(frozen=True)
@@ -66,6 +61,13 @@ class Walk:
         self.chunk_tokens = chunk_tokens
         self._students: list[StudentRows] = []
         self._targets: list[ChunkTarget] = []
+
+    def begin(self, N: int, dtype: torch.dtype, device: torch.device) -> Workspace:
+        """Return the memory of a walk over N tokens, its source told."""
+        rows = min(self.chunk_tokens, max(N, self.source.longest))
+        work = Workspace.of_thread(rows, self.source.V, dtype, device)
+        self.source.start(self.chunk_tokens, self.backend, work)
+        return work
 
     def chunks(self, N: int) -> list[tuple[int, int]]:
         """Return (begin, end) of every chunk of N tokens."""
@@ -150,7 +152,7 @@ def walk_features(
     N, V = features.shape[0], weight.shape[0]
     dtype = walk.dtype
     wide = torch.promote_types(dtype, torch.float32)
-    work = Workspace.of_thread(min(walk.chunk_tokens, N), V, dtype, features.device)
+    work = walk.begin(N, dtype, features.device)
     h, W = features.to(dtype), work.cast("student_weight", weight, dtype)
     b = None if bias is None else bias.to(dtype)
     d_features = features.new_zeros(features.shape, dtype=wide) if wants[0] else None
@@ -186,7 +188,7 @@ def walk_logits(
     dtype = torch.float32 if logits.dtype == torch.float16 else logits.dtype
     gradient = new_tensor((N, V), dtype, logits.device) if wants_gradient else None
     total = torch.zeros((), dtype=torch.float64, device=logits.device)
-    work = Workspace.of_thread(min(walk.chunk_tokens, N), V, dtype, logits.device)
+    work = walk.begin(N, dtype, logits.device)
     for begin, end in walk.chunks(N):
         target = walk.source.chunk(begin, end, walk.loss, walk.backend, work)
         rows = work.get("logits", end - begin) if gradient is None else gradient[begin:end]
@@ -234,13 +236,6 @@ def _for_products(gradient: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor 
     largest = gradient.abs().amax().clamp_min(torch.finfo(torch.float32).tiny)
     scale = torch.exp2((10 - largest.log2()).floor().clamp(-100, 100))
     return (gradient * scale).to(dtype), scale
-
-
-def default_chunk_tokens(V: int, device: torch.device) -> int:
-    """Return how many tokens a chunk has."""
-    if device.type == "cpu":
-        return max(_CPU_TOKENS, _CPU_ELEMENTS // V)
-    return max(_GPU_TOKENS, _GPU_ELEMENTS // V)
 
 
 def _joined(parts: list[Any]) -> Tensor:

@@ -130,28 +130,48 @@ class StatisticsAccumulator:
                 f"NaN log-probabilities from {guilty}; check that checkpoint, and its dtype "
                 "(float16 overflows where bfloat16 and float32 do not)"
             )
-        M = self.count
-        mean_probs, mean_log_probs, negative_entropy = (total / M for total in self.sums)
-        data_uncertainty = -negative_entropy
-        finfo = torch.finfo(mean_probs.dtype)
-        # Where p̄ = 0 the factor p̄ makes the clamped logarithm irrelevant.
-        log_mean = mean_probs.clamp_min(finfo.tiny).log()
-        total_uncertainty = -(mean_probs * log_mean).sum(dim=-1)
-        # Differences first, then the sum: nearly equal members would cancel otherwise.
-        gap = log_mean.sub_(mean_log_probs.clamp_min(finfo.min)).mul_(mean_probs)
-        rmi = gap.sum(dim=-1).clamp_min(0.0)
-        mutual_information = (total_uncertainty - data_uncertainty).clamp_min(0.0)
-        return EnsembleStatistics(
-            mean_probs=mean_probs,
-            mean_log_probs=mean_log_probs,
-            total_uncertainty=total_uncertainty,
-            data_uncertainty=data_uncertainty,
-            mutual_information=mutual_information,
-            epkl=mutual_information + rmi,
-            reverse_mutual_information=rmi,
-            members=M,
-            temperature=self.temperature,
+        mean_probs, mean_log_probs, negative_entropy = (total / self.count for total in self.sums)
+        return statistics_of_means(
+            mean_probs, mean_log_probs, negative_entropy, self.count, self.temperature
         )
+
+
+def statistics_of_means(
+    mean_probs: Tensor,
+    mean_log_probs: Tensor,
+    negative_entropy: Tensor,
+    members: int,
+    temperature: float = 1.0,
+) -> EnsembleStatistics:
+    """Return the statistics that the three means over members hold.
+
+    Args:
+        mean_probs: (..., V) p̄ = A/M.
+        mean_log_probs: (..., V) ℓ̄ = B/M.
+        negative_entropy: (...) C/M = mean_m Σ_v p_m ln p_m.
+        members: M.
+        temperature: at which the members were read.
+    """
+    data_uncertainty = -negative_entropy
+    finfo = torch.finfo(mean_probs.dtype)
+    # Where p̄ = 0 the factor p̄ makes the clamped logarithm irrelevant.
+    log_mean = mean_probs.clamp_min(finfo.tiny).log()
+    total_uncertainty = -(mean_probs * log_mean).sum(dim=-1)
+    # Differences first, then the sum: nearly equal members would cancel otherwise.
+    gap = log_mean.sub_(mean_log_probs.clamp_min(finfo.min)).mul_(mean_probs)
+    rmi = gap.sum(dim=-1).clamp_min(0.0)
+    mutual_information = (total_uncertainty - data_uncertainty).clamp_min(0.0)
+    return EnsembleStatistics(
+        mean_probs=mean_probs,
+        mean_log_probs=mean_log_probs,
+        total_uncertainty=total_uncertainty,
+        data_uncertainty=data_uncertainty,
+        mutual_information=mutual_information,
+        epkl=mutual_information + rmi,
+        reverse_mutual_information=rmi,
+        members=members,
+        temperature=temperature,
+    )
 
 
 def ensemble_statistics(
