@@ -13,6 +13,16 @@ import torch
 import torch.distributed as dist
 
 
+def fast_processes() -> Any:
+    """Return a context whose processes start fast and fresh.
+
+    A server has imported what takes seconds, and forks; it never computes anything itself.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["fairseq_cli.train", "seqdistill.kernels"])
+    return context
+
+
 def run_ranks(action: Callable[..., Any], world: int, *arguments: Any, seconds: int = 90) -> list:
     """Run ``action(rank, *arguments)`` in processes of one job; return what each returned.
 
@@ -25,9 +35,7 @@ def run_ranks(action: Callable[..., Any], world: int, *arguments: Any, seconds: 
     Returns:
         A result for each rank; an exception that it raised is its result.
     """
-    # A server that has imported what takes seconds, and forks; it never computes anything itself.
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch.distributed", "seqdistill.kernels"])
+    context = fast_processes()
     results: Any = context.Queue()
     with tempfile.TemporaryDirectory() as folder:
         ranks = [
