@@ -6,8 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from fairseq.data import Dictionary
 
-import fairseq_plugins  # noqa: F401 (checkpoints load)
+from fairseq_plugins.placement import check_no_placement, check_store_options, place_teachers
+from fairseq_plugins.tasks.options import DistillationOptions
+from fairseq_plugins.teachers import TeacherEnsemble, translation_loader
+from seqdistill.errors import InputError
 from tests.plugins.corpus import Corpus, logged, save_teacher, training_arguments
 from tests.plugins.jobs import Outcome, run_job
 from tests.plugins.speech_corpus import SpeechCorpus, speech_training_arguments
@@ -73,44 +77,36 @@ def check_same(
             torch.testing.assert_close(weights[key], weight, rtol=2e-3, atol=2e-4, msg=key)
 
 
-@pytest.mark.parametrize(("world", "M"), [(2, 3), (3, 4)])
-def test_shard_and_offload_follow_replicate(
-    job: Job, teachers: list[Path], tmp_path: Path, world: int, M: int
-) -> None:
+def test_shard_and_offload_follow_replicate(job: Job, teachers: list[Path], tmp_path: Path) -> None:
     """4 updates of 2 batches, some of them dummies, in chunks of 9 tokens; and validations.
 
     No rank opens another's checkpoint.
     """
     common = [*PROXY, "--update-freq", 2]
-    expected = job("replicate", world, M, *common)
-    others = {
-        rank: [path for m, path in enumerate(teachers[:M]) if m % world != rank]
-        for rank in range(world)
-    }
-    placement = ["--teacher-placement", "shard", "--teacher-group-size", world]
-    found = job("shard", world, M, *common, *placement, forbidden=others, chunk_tokens=9)
+    expected = job("replicate", 2, 3, *common)
+    others = {0: [teachers[1]], 1: [teachers[0], teachers[2]]}
+    placement = ["--teacher-placement", "shard"]
+    found = job("shard", 2, 3, *common, *placement, forbidden=others, chunk_tokens=9)
     check_same(found, expected, tmp_path, "shard", "replicate")
-    assert "live here" in found[0].output
-    if world == 2:
-        found = job("offload", world, M, *common, "--teacher-placement", "offload")
-        check_same(found, expected, tmp_path, "offload", "replicate")
+    assert "teachers 1, 3 of 3 live here; processes 0 to 1" in found[0].output
+    found = job("offload", 2, 3, *common, "--teacher-placement", "offload")
+    check_same(found, expected, tmp_path, "offload", "replicate")
+
+
+def test_three_processes_take_the_plain_path(job: Job, tmp_path: Path) -> None:
+    """Of end2, with one teacher more than processes."""
+    common = ["--criterion", "end2", "--no-fused-loss"]
+    expected = job("replicate", 3, 4, *common)
+    placement = ["--teacher-placement", "shard", "--teacher-group-size", 3]
+    found = job("shard", 3, 4, *common, *placement, chunk_tokens=9)
+    check_same(found, expected, tmp_path, "shard", "replicate")
 
 
 def test_the_guard_of_files_works(job: Job, teachers: list[Path]) -> None:
-    """Where every process holds all teachers, one that may not open them fails: and all end."""
-    found = job("guarded", 2, 2, *PROXY, forbidden={1: [teachers[0]]})
-    assert all(outcome.code == 1 for outcome in found)
-    assert "must not open" in found[1].output
-    assert "rank 1: " in found[0].output
-
-
-def test_groups_of_a_larger_job_and_the_plain_path(job: Job, tmp_path: Path) -> None:
-    """Two groups of two with end2 and no fused loss; 7 batches leave a process without any."""
-    common = ["--criterion", "end2", "--no-fused-loss"]
-    expected = job("replicate", 4, 3, *common)
-    placement = ["--teacher-placement", "shard", "--teacher-group-size", 2]
-    found = job("shard", 4, 3, *common, *placement, chunk_tokens=9)
-    check_same(found, expected, tmp_path, "shard", "replicate")
+    """A process that holds all teachers fails where it may not open one."""
+    (found,) = job("guarded", 1, 2, *PROXY, forbidden={0: [teachers[0]]})
+    assert found.code == 1
+    assert "must not open" in found.output
 
 
 def test_speech(speech: SpeechCorpus, tmp_path: Path) -> None:
@@ -137,14 +133,11 @@ def test_nan_in_a_member_of_another_process(job: Job, teachers: list[Path], tmp_
     state["model"]["decoder.layers.0.fc1.weight"][0] = torch.nan
     torch.save(state, tmp_path / "nan.pt")
     paths = os.pathsep.join(map(str, (teachers[0], tmp_path / "nan.pt", teachers[2])))
-    for name, options in (("fused", []), ("plain", ["--no-fused-loss"])):
-        found = job(
-            name, 2, 0, *PROXY, *options, "--teacher-placement", "shard", "--ensemble-paths", paths
-        )
-        for outcome in found:
-            assert outcome.code == 1, outcome
-            assert "error: update 0: NaN log-probabilities from" in outcome.output
-            assert "nan.pt" in outcome.output
+    options = ["--teacher-placement", "shard", "--ensemble-paths", paths]
+    for outcome in job("nan", 2, 0, *PROXY, *options):
+        assert outcome.code == 1, outcome
+        assert "error: update 0: NaN log-probabilities from" in outcome.output
+        assert "nan.pt" in outcome.output
 
 
 def test_a_bad_checkpoint_of_one_process_ends_all(
@@ -161,39 +154,63 @@ def test_a_bad_checkpoint_of_one_process_ends_all(
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("placement", "size", "said"),
     [
-        (["--teacher-group-size", 2], ["--teacher-group-size 2", "--teacher-placement replicate"]),
-        (
-            ["--teacher-placement", "shard", "--teacher-group-size", 2],
-            ["--teacher-group-size 2", "1 processes"],
-        ),
-        (
-            ["--teacher-placement", "shard", "--teacher-group-size", 4],
-            ["--teacher-group-size 4", "3 members"],
-        ),
-        (
-            ["--teacher-placement", "offload", "--target-store", "store"],
-            ["--teacher-placement offload", "--target-store"],
-        ),
-        (
-            ["--teacher-group-size", 2, "--target-store", "store"],
-            ["--teacher-group-size 2", "--target-store"],
-        ),
-        (
-            ["--teacher-placement", "shard", "--criterion", "label_smoothed_cross_entropy"],
-            ["--teacher-placement shard", "--criterion"],
-        ),
+        ("replicate", 2, ["--teacher-group-size 2", "--teacher-placement replicate"]),
+        ("offload", 2, ["--teacher-group-size 2", "--teacher-placement offload"]),
+        ("shard", 2, ["--teacher-group-size 2", "1 processes"]),
+        ("shard", 4, ["--teacher-group-size 4", "3 members"]),
+        ("shard", 0, ["--teacher-group-size 0", "at least 1"]),
     ],
-    ids=["size-alone", "one-process", "too-large", "store", "store-and-size", "no-distillation"],
 )
 def test_options_that_contradict_one_another(
-    job: Job, options: list[object], said: list[str]
+    teachers: list[Path], placement: str, size: int, said: list[str]
 ) -> None:
-    criterion = [] if "--criterion" in options else PROXY
-    (outcome,) = job("refused", 1, 3, *criterion, *options)
+    paths = os.pathsep.join(map(str, teachers[:3]))
+    cfg = DistillationOptions(
+        ensemble_paths=paths, teacher_placement=placement, teacher_group_size=size
+    )
+    with pytest.raises(InputError) as refused:
+        place_teachers(cfg, pytest.fail, in_training=True)
+    for part in said:
+        assert part in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("check", "other"),
+    [(check_store_options, "--target-store"), (check_no_placement, "--criterion")],
+)
+def test_placement_of_teachers_that_are_not_there(
+    check: Callable[[DistillationOptions], None], other: str
+) -> None:
+    check(DistillationOptions())
+    for option, cfg in (
+        ("--teacher-placement shard", DistillationOptions(teacher_placement="shard")),
+        ("--teacher-placement offload", DistillationOptions(teacher_placement="offload")),
+        ("--teacher-group-size 2", DistillationOptions(teacher_group_size=2)),
+    ):
+        with pytest.raises(InputError) as refused:
+            check(cfg)
+        assert option in str(refused.value)
+        assert other in str(refused.value)
+
+
+def test_a_store_and_a_placement_end_the_program(job: Job) -> None:
+    options = ["--target-store", "store", "--teacher-placement", "offload"]
+    (outcome,) = job("refused", 1, 3, *PROXY, *options)
     assert outcome.code == 1, outcome
     message = outcome.output.splitlines()[-1]
-    assert message.startswith("seqdistill-fairseq-train: error: ")
-    for part in said:
-        assert part in message
+    assert message.startswith("seqdistill-fairseq-train: error: --target-store loads no teacher")
+
+
+def test_a_checkpoint_is_validated_by_one_process(corpus: Corpus, teachers: list[Path]) -> None:
+    """The options of its training come with it, its processes do not."""
+    source, target = (
+        Dictionary.load(str(corpus.data / f"dict.{side}.txt")) for side in ("en", "de")
+    )
+    cfg = DistillationOptions(
+        ensemble_paths=corpus.ensemble_paths, teacher_placement="shard", teacher_group_size=2
+    )
+    ensemble = place_teachers(cfg, translation_loader(source, target), in_training=False)
+    assert isinstance(ensemble, TeacherEnsemble)
+    assert len(ensemble.models) == 2
