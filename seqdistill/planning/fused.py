@@ -7,7 +7,7 @@ is element-wise and bound by memory.
 
 import torch
 
-from seqdistill.kernels.walk import default_chunk_tokens
+from seqdistill.kernels.chunks import default_chunk_tokens
 from seqdistill.planning.flops import projection_flops
 from seqdistill.planning.training import Training
 

@@ -31,7 +31,7 @@ def run_job(
     world: int,
     folder: Path,
     *,
-    seconds: int = 120,
+    seconds: int = 240,
     forbidden: Mapping[int, Sequence[Path]] | None = None,
     chunk_tokens: int | None = None,
 ) -> list[Outcome]:
