@@ -43,9 +43,13 @@ def train() -> None:
     if on_deepspeed and "--cpu" in sys.argv[1:]:
         # Read when DeepSpeed is imported, and fairseq does that by itself where it is installed.
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    from fairseq_cli.train import cli_main
+    _run("train", _train_on_deepspeed if on_deepspeed else _train)
 
-    _run("train", _train_on_deepspeed if on_deepspeed else cli_main)
+
+def _train() -> None:
+    from fairseq_plugins.checked_training import run
+
+    run()
 
 
 def _train_on_deepspeed() -> None:

@@ -61,6 +61,54 @@ def checkpoint_size(path: str) -> tuple[ModelSize, int]:
     return size, V
 
 
+def size_of_settings(settings: dict[str, Any]) -> ModelSize | None:
+    """Return the size of the model that fairseq would build; None of another kind than planned.
+
+    Args:
+        settings: of the architecture, by fairseq's names, defaults filled in.
+    """
+    architecture = str(settings.get("arch") or settings.get("_name") or "")
+    is_speech = architecture.startswith("s2t_transformer")
+    if not is_speech and not architecture.startswith("transformer"):
+        return None
+    subsampler = None
+    if is_speech:
+        if settings.get("conv_version", "s2t_transformer") != "s2t_transformer":
+            return None
+        kernels = tuple(int(kernel) for kernel in str(settings["conv_kernel_sizes"]).split(","))
+        features = int(settings.get("input_feat_per_channel", 80))
+        subsampler = Subsampler(features, int(settings["conv_channels"]), kernels)
+    try:
+        encoder, decoder = (
+            Stack(
+                layers=int(settings[f"{side}_layers"]),
+                width=int(settings[f"{side}_embed_dim"]),
+                ffn=int(settings[f"{side}_ffn_embed_dim"]),
+                heads=int(settings[f"{side}_attention_heads"]),
+                normalize_before=bool(settings.get(f"{side}_normalize_before")),
+            )
+            for side in ("encoder", "decoder")
+        )
+    except KeyError:
+        return None  # a model that is called a transformer, but has other settings
+    return ModelSize(
+        encoder,
+        decoder,
+        sharing=_sharing(settings, is_speech),
+        subsampler=subsampler,
+        layernorm_embedding=bool(settings.get("layernorm_embedding")),
+        dropout=float(settings.get("dropout", 0.1)),
+        attention_dropout=float(settings.get("attention_dropout") or 0.0),
+        activation_dropout=float(settings.get("activation_dropout") or 0.0),
+    )
+
+
+def _sharing(settings: dict[str, Any], is_speech: bool) -> str:
+    if settings.get("share_all_embeddings") and not is_speech:
+        return "all"
+    return "decoder" if settings.get("share_decoder_input_output_embed") else "none"
+
+
 def _settings(state: dict[str, Any], path: str) -> dict[str, Any]:
     config = state.get("cfg") or {}
     given = config.get("model") if isinstance(config, dict) else None
@@ -80,10 +128,7 @@ def _size(weights: dict[str, Tensor], settings: dict[str, Any]) -> tuple[ModelSi
     layers = "transformer_layers" if subsampler is not None else "layers"
     encoder = _stack(weights, settings, "encoder", layers)
     decoder = _stack(weights, settings, "decoder", "layers")
-    if settings.get("share_all_embeddings") and subsampler is None:
-        sharing = "all"
-    else:
-        sharing = "decoder" if settings.get("share_decoder_input_output_embed") else "none"
+    sharing = _sharing(settings, subsampler is not None)
     table = weights["decoder.embed_tokens.weight"]
     source = weights.get("encoder.embed_tokens.weight")
     dropout = float(settings.get("dropout", 0.1))

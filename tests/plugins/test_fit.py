@@ -1,0 +1,41 @@
+"""Teachers that do not fit are refused before a training starts."""
+
+import pytest
+
+from fairseq_plugins.fit import LIMIT_VARIABLE, device_limit
+from seqdistill.errors import InputError
+from tests.plugins.corpus import ARCHITECTURE, TRAINING, Corpus, run
+
+
+def train(corpus: Corpus, *options: object, **environment: str) -> tuple[int, str]:
+    done = run(
+        "seqdistill-fairseq-train", corpus.data, *ARCHITECTURE, *TRAINING,
+        "--ensemble-paths", corpus.ensemble_paths, "--criterion", "proxy_dirichlet",
+        "--max-update", "1", "--no-save", "--disable-validation", *options, **environment,
+    )  # fmt: skip
+    return done.returncode, done.stdout + done.stderr
+
+
+def test_teachers_that_do_not_fit_are_refused(corpus: Corpus) -> None:
+    status, said = train(corpus, **{LIMIT_VARIABLE: "0.00001"})
+    assert status == 1
+    assert "2 teachers and the student do not fit: a rank would need" in said
+    assert "no placement, stage or batch tried fits" in said
+    # Nothing had been loaded.
+    assert "teacher 1:" not in said
+
+
+def test_teachers_that_fit_are_trained_with(corpus: Corpus) -> None:
+    status, said = train(corpus, **{LIMIT_VARIABLE: "1"})
+    assert status == 0, said[-2000:]
+    assert "memory predicted" in said
+    assert "of 1.0 GiB, at its peak" in said
+    assert said.index("memory predicted") < said.index("teacher 1:")
+
+
+def test_the_limit() -> None:
+    assert device_limit({LIMIT_VARIABLE: "2"}, True) == 2 * 2**30
+    assert device_limit({LIMIT_VARIABLE: "0"}, False) is None
+    assert device_limit({}, True) is None
+    with pytest.raises(InputError, match="SEQDISTILL_DEVICE_MEMORY: expected GiB"):
+        device_limit({LIMIT_VARIABLE: "much"}, True)
