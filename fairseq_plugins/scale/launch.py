@@ -52,6 +52,7 @@ def train(cfg: Any, path: str, bf16: bool = False) -> None:
         path: the JSON's.
         bf16: whether ``--bf16`` was given.
     """
+    from fairseq_plugins.fit import check_fit
     from fairseq_plugins.scale.agreement import read_json
     from fairseq_plugins.scale.configuration import engine_configuration
     from fairseq_plugins.scale.trainer import DeepSpeedTrainer
@@ -59,6 +60,7 @@ def train(cfg: Any, path: str, bf16: bool = False) -> None:
     cfg.common.bf16 = bf16
     world_size = cfg.distributed_training.distributed_world_size
     configuration = engine_configuration(read_json(path), cfg, world_size, path)
+    check_fit(cfg, configuration.values.get("zero_optimization"))
     program.Trainer = functools.partial(DeepSpeedTrainer, configuration=configuration)
     _main(cfg)
 
