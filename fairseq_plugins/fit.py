@@ -100,15 +100,6 @@ def training_of(cfg: Any, zero: Mapping[str, Any]) -> Training | None:
     stage = int(zero.get("stage", 0))
     offloads = (zero.get("offload_optimizer") or {}).get("device", "none") != "none"
     group = getattr(task, "teacher_group_size", None)
-    sizes = {
-        name: int(float(value))
-        for name, key in (
-            ("reduce_bucket", "reduce_bucket_size"),
-            ("prefetch_bucket", "stage3_prefetch_bucket_size"),
-            ("max_live", "stage3_max_live_parameters"),
-        )
-        if _is_number(value := zero.get(key)) and float(value) >= 1
-    }
     return Training(
         student=student,
         teacher=teacher,
@@ -128,7 +119,9 @@ def training_of(cfg: Any, zero: Mapping[str, Any]) -> Training | None:
         placement=str(getattr(task, "teacher_placement", None) or "replicate"),
         group=int(group) if group and world % int(group) == 0 else None,
         assumptions=Assumptions(framework_gib=0.0 if on_cpu else 0.5, fragmentation=0.0),
-        **sizes,
+        reduce_bucket=_size(zero, "reduce_bucket_size", 500_000_000),
+        prefetch_bucket=_size(zero, "stage3_prefetch_bucket_size", 50_000_000),
+        max_live=_size(zero, "stage3_max_live_parameters", 1_000_000_000),
     )
 
 
@@ -136,6 +129,9 @@ def _has_store(task: Any) -> bool:
     return bool(getattr(task, "target_store", None))
 
 
-def _is_number(value: Any) -> bool:
-    """Whether a bucket has a size; ``auto`` is DeepSpeed's own."""
-    return isinstance(value, int | float) and not isinstance(value, bool)
+def _size(zero: Mapping[str, Any], key: str, default: int) -> int:
+    """Return a size in parameters; DeepSpeed's default where it is not said."""
+    value = zero.get(key)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return default
+    return int(value) if value >= 1 else default

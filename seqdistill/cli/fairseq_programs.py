@@ -4,11 +4,13 @@ They are the stock programs with ``--user-dir`` added, and with ``--task
 ensemble_teacher_translation`` where none is given; what a user can mend is printed as one line.
 """
 
+import functools
 import importlib.util
 import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from seqdistill.errors import InputError
 
@@ -47,9 +49,20 @@ def train() -> None:
 
 
 def _train() -> None:
-    from fairseq_plugins.checked_training import run
+    from fairseq_cli import train as program
 
-    run()
+    # Looked up by fairseq when the configuration is known, also for processes that it spawns.
+    program.main = functools.partial(_checked_training, main=program.main)
+    program.cli_main()
+
+
+def _checked_training(cfg: Any, main: Callable[[Any], None]) -> None:
+    """Train in this process, unless its teachers are known beforehand not to fit."""
+    if getattr(cfg.task, "ensemble_paths", None):
+        from fairseq_plugins.fit import check_fit
+
+        check_fit(cfg)
+    main(cfg)
 
 
 def _train_on_deepspeed() -> None:
