@@ -19,7 +19,8 @@ from seqdistill.planning.sizes import (
 )
 from seqdistill.planning.times import Times, times
 from seqdistill.planning.traffic import Traffic, collective_bytes, traffic
-from seqdistill.planning.training import PLACEMENTS, Training
+from seqdistill.planning.training import Training
+from seqdistill.teachers.placement import PLACEMENTS
 
 __all__ = [
     "MACHINES",

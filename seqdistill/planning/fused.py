@@ -12,6 +12,8 @@ from seqdistill.planning.flops import projection_flops
 from seqdistill.planning.training import Training
 
 _FLOAT32 = 4
+# Of sharded members' sums: one sent and one received, and the same of the next.
+_TRANSFERS = 4
 
 
 def student_flops(training: Training) -> int:
@@ -75,7 +77,7 @@ def workspace_bytes(training: Training) -> int:
     if training.precision == "float16":
         total += rows * _FLOAT32
     if members and training.placement == "shard" and training.group_size > 1:
-        total += rows * _FLOAT32 * 2  # the sums of the owner whose turn it is
+        total += _TRANSFERS * (20 << 20 if training.machine.is_cpu else 128 << 20)
     return total
 
 

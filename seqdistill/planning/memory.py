@@ -23,6 +23,7 @@ from seqdistill.planning.fused import gradient_bytes, workspace_bytes
 from seqdistill.planning.machines import GIB
 from seqdistill.planning.sizes import Parameters, count_parameters
 from seqdistill.planning.training import Training
+from seqdistill.teachers.placement import TeacherMemory, teacher_memory
 
 #: The parts of the memory, as they are shown.
 PARTS = (
@@ -90,11 +91,7 @@ def teacher_bytes(training: Training) -> int:
     """
     if not training.online_members:
         return 0
-    teacher = count_parameters(training.teacher, training.V)
-    e = training.teacher_bytes
-    if training.placement == "offload":
-        return (training.online_members * teacher.projection + 2 * teacher.body) * e
-    return training.resident_members * teacher.total * e
+    return _placed(training).device
 
 
 def host_bytes(training: Training, student: Parameters) -> int:
@@ -102,10 +99,20 @@ def host_bytes(training: Training, student: Parameters) -> int:
     total = 0
     if training.offload_optimizer:
         total += 16 * partition(training, student.total)
-    if training.online_members and training.placement == "offload":
-        teacher = count_parameters(training.teacher, training.V)
-        total += training.online_members * teacher.body * training.teacher_bytes
+    if training.online_members:
+        total += _placed(training).host
     return total
+
+
+def _placed(training: Training) -> TeacherMemory:
+    teacher, e = count_parameters(training.teacher, training.V), training.teacher_bytes
+    return teacher_memory(
+        training.placement,
+        training.online_members,
+        body_bytes=teacher.body * e,
+        projection_bytes=teacher.projection * e,
+        group_size=training.group_size,
+    )
 
 
 def _lasting(training: Training, student: Parameters) -> dict[str, int]:

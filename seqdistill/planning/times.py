@@ -8,7 +8,7 @@ from seqdistill.planning.activations import activation_bytes
 from seqdistill.planning.flops import body_flops
 from seqdistill.planning.machines import BYTES
 from seqdistill.planning.sizes import count_parameters
-from seqdistill.planning.traffic import traffic
+from seqdistill.planning.traffic import offloaded_bytes, traffic
 from seqdistill.planning.training import Training
 
 #: The parts of the time, as they are shown.
@@ -150,7 +150,6 @@ def _teacher_traffic(training: Training, computing: float) -> float:
     if not training.online_members:
         return 0.0
     if training.placement == "offload":
-        body = count_parameters(training.teacher, training.V).body
-        moved = training.update_freq * training.online_members * body * training.teacher_bytes
+        moved = offloaded_bytes(training)
         return max(0.0, moved / (training.machine.host_link * given.link_efficiency) - computing)
     return traffic(training).teachers / link_bandwidth(training, training.group_size)

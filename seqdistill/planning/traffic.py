@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from seqdistill.planning.sizes import count_parameters
 from seqdistill.planning.training import Training
+from seqdistill.teachers.placement import offload_traffic, shard_traffic
 
 _FLOAT32 = 4
 
@@ -90,8 +91,7 @@ def _teachers(training: Training) -> int:
         inputs = batch.sentences * (
             batch.source * training.student.subsampler.features * _FLOAT32 + 16 * batch.target
         )
-    sums = batch.target_tokens * (2 * training.V + 1) * _FLOAT32
-    return (G - 1) * inputs + collective_bytes("reduce_scatter", G * sums, G)
+    return (G - 1) * inputs + shard_traffic(training.V, G, [batch.target_tokens] * G)[0]
 
 
 def _host(training: Training) -> int:
@@ -101,11 +101,15 @@ def _host(training: Training) -> int:
         K = -(-P // training.world)
         micro = training.update_freq if training.stage >= 2 else 1
         total += (micro + 1) * K * training.element_bytes
-    if training.online_members and training.placement == "offload":
-        body = count_parameters(training.teacher, training.V).body
-        moved = training.online_members * body * training.teacher_bytes
-        total += training.update_freq * moved
-    return total
+    return total + offloaded_bytes(training)
+
+
+def offloaded_bytes(training: Training) -> int:
+    """Return what offloaded members move to the device in an update."""
+    if not training.online_members or training.placement != "offload":
+        return 0
+    body = count_parameters(training.teacher, training.V).body * training.teacher_bytes
+    return training.update_freq * offload_traffic(training.online_members, body)
 
 
 def _store(training: Training) -> int:

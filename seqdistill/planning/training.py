@@ -6,9 +6,7 @@ from seqdistill.errors import InputError
 from seqdistill.planning.flops import Batch
 from seqdistill.planning.machines import BYTES, Assumptions, Machine
 from seqdistill.planning.sizes import ModelSize
-
-#: Where teachers are.
-PLACEMENTS = ("replicate", "shard", "offload")
+from seqdistill.teachers.placement import PLACEMENTS, check_group_size
 
 # DeepSpeed's defaults, in parameters.
 _BUCKET = 500_000_000
@@ -108,12 +106,8 @@ class Training:
             )
         if self.M < 0:
             raise InputError(f"expected a number of members of 0 or more, got {self.M}")
-        group = self.group
-        if group is not None and (not 1 <= group <= self.world or self.world % group):
-            raise InputError(
-                f"a teacher group of {group} ranks does not divide {self.world} ranks; choose a "
-                "divisor"
-            )
+        if self.group is not None and self.online_members:
+            check_group_size(self.group, self.world, self.online_members)
 
     @property
     def world(self) -> int:

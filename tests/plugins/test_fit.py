@@ -1,5 +1,7 @@
 """Teachers that do not fit are refused before a training starts."""
 
+from pathlib import Path
+
 import pytest
 
 from fairseq_plugins.fit import LIMIT_VARIABLE, device_limit
@@ -22,6 +24,15 @@ def test_teachers_that_do_not_fit_are_refused(corpus: Corpus) -> None:
     assert "2 teachers and the student do not fit: a rank would need" in said
     assert "no placement, stage or batch tried fits" in said
     # Nothing had been loaded.
+    assert "teacher 1:" not in said
+
+
+def test_deepspeed_refuses_them_as_well(corpus: Corpus, tmp_path: Path) -> None:
+    settings = tmp_path / "ds.json"
+    settings.write_text('{"zero_optimization": {"stage": 2, "reduce_bucket_size": 1000}}')
+    status, said = train(corpus, "--deepspeed", settings, **{LIMIT_VARIABLE: "0.00001"})
+    assert status == 1
+    assert "2 teachers and the student do not fit" in said
     assert "teacher 1:" not in said
 
 

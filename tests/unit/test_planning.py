@@ -280,7 +280,7 @@ def test_the_sweep_has_every_cell() -> None:
         ({"placement": "everywhere"}, "replicate, shard, offload"),
         ({"tokens": 16}, "does not hold one target of 32"),
         ({"offload_optimizer": True}, "choose a stage of 1, 2 or 3"),
-        ({"group": 3, "gpus": 8}, "3 ranks does not divide 8"),
+        ({"group": 3, "gpus": 8}, "take a divisor of 8"),
         ({"stored_pieces": 40_001}, "1 to 40000 stored pieces"),
         ({"machine": MACHINES["v100"]}, "does not compute in bfloat16"),
         ({"gpus": 0}, "at least 1 for gpus"),
