@@ -75,6 +75,8 @@ def assess(recipe: Recipe, work: WorkFolder) -> dict[str, Any]:
         "measures": recipe.assess.measures,
         "sentence_metric": recipe.assess.sentence_metric,
         "sets": recipe.data.ood,
+        "tests": recipe.data.tests,
+        "published": [asdict(published) for published in recipe.published],
         "left_out": recipe.left_out,
         "systems": {result.name: _system(recipe, work, result, reference) for result in computed},
         "steps": step_records(recipe, work),
@@ -97,7 +99,8 @@ def _system(
             seed=recipe.assess.seed,
         )
     likelihood, calibration = result.likelihood, result.calibration
-    sets = {name: read_best(work.decoded(result.name, name)) for name in recipe.data.ood}
+    names = (*recipe.data.tests, *recipe.data.ood)
+    sets = {name: read_best(work.decoded(result.name, name)) for name in names}
     return {
         "label": recipe.systems[result.name].label,
         "model": asdict(result.model),

@@ -17,20 +17,28 @@ TRAINING_SETS = ("train", "valid", "test")
 
 
 def preprocess_command(
-    languages: tuple[str, str], output: Path, dictionary: Path | None, *extra: str
+    languages: tuple[str, str],
+    output: Path,
+    dictionary: Path | None,
+    *extra: str,
+    workers: int = 1,
 ) -> list[str]:
     """Return a fairseq-preprocess command with one dictionary for both languages."""
     source, target = languages
     program = Path(sys.executable).with_name("fairseq-preprocess")
     command = [str(program), "--source-lang", source, "--target-lang", target]
-    command += ["--destdir", str(output), "--workers", "1", "--joined-dictionary"]
+    command += ["--destdir", str(output), "--workers", str(workers), "--joined-dictionary"]
     if dictionary is not None:
         command += ["--srcdict", str(dictionary)]
     return [*command, *extra]
 
 
 def binarise(
-    pieces: Path, output: Path, languages: tuple[str, str], dictionary: Path | None
+    pieces: Path,
+    output: Path,
+    languages: tuple[str, str],
+    dictionary: Path | None,
+    workers: int = 1,
 ) -> None:
     """Binarise every set in ``pieces`` into ``output``.
 
@@ -39,6 +47,7 @@ def binarise(
         output: the folder that fairseq-train and fairseq-generate are given; must be new.
         languages: source and target language.
         dictionary: a fairseq dictionary to use; None makes one of both sides of ``train``.
+        workers: processes that read the training set.
     """
     source, target = languages
     names = sorted(
@@ -49,7 +58,8 @@ def binarise(
 
     tests = ",".join(str(pieces / name) for name in ["test", *parallel])
     extra = ["--trainpref", f"{pieces}/train", "--validpref", f"{pieces}/valid"]
-    _run(preprocess_command(languages, output, dictionary, *extra, "--testpref", tests))
+    extra += ["--testpref", tests]
+    _run(preprocess_command(languages, output, dictionary, *extra, workers=workers))
     for number, name in enumerate(parallel, start=1):
         _rename(output, f"test{number}", name, languages)
 
@@ -85,9 +95,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--output", required=True, type=Path, metavar="FOLDER")
     parser.add_argument("--languages", required=True, nargs=2, metavar=("SOURCE", "TARGET"))
     parser.add_argument("--dictionary", type=Path, help="a given fairseq dictionary")
+    parser.add_argument("--workers", type=int, default=1, help="processes")
     given = parser.parse_args(arguments)
     source, target = given.languages
-    binarise(given.pieces, given.output, (source, target), given.dictionary)
+    binarise(given.pieces, given.output, (source, target), given.dictionary, given.workers)
 
 
 if __name__ == "__main__":

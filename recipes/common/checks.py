@@ -1,5 +1,6 @@
 """What the types of a recipe cannot say: names that refer to something, keys that go together."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from recipes.common.config import unknown
@@ -25,9 +26,10 @@ def check(recipe: "Recipe") -> None:
         raise InputError(f"targets.mode must be store or online, got {recipe.targets.mode!r}")
     if recipe.teachers.mode == "given" and recipe.given is None:
         raise InputError("teachers.mode is given, so teachers.given has to say which")
-    average = recipe.teachers.average
-    if average is not None and average < 1:
-        raise InputError(f"teachers.average must be at least 1 checkpoint or null, got {average}")
+    for key in ("teachers", "students"):
+        average = getattr(recipe, key).average
+        if average is not None and average < 1:
+            raise InputError(f"{key}.average must be at least 1 checkpoint or null, got {average}")
     if not recipe.teacher_names:
         raise InputError("there are no teachers; set teachers.count or teachers.given.checkpoints")
     for key, number in {"jobs": recipe.jobs, "threads": recipe.threads}.items():
@@ -35,6 +37,10 @@ def check(recipe: "Recipe") -> None:
             raise InputError(f"{key} must be at least 1, got {number}")
     if recipe.students.init not in (None, *recipe.teacher_names):
         raise unknown("teacher", str(recipe.students.init), recipe.teacher_names, "students.init")
+    for name, student in recipe.students.each.items():
+        if student.init not in (None, "random", *recipe.teacher_names):
+            known = ["random", *recipe.teacher_names]
+            raise unknown("teacher", str(student.init), known, f"students.each.{name}.init")
     clash = sorted({"teachers", *recipe.teacher_names} & recipe.students.each.keys())
     if clash:
         raise InputError(f"students.each.{clash[0]}: a teacher has that name; choose another")
@@ -51,9 +57,50 @@ def check(recipe: "Recipe") -> None:
             raise unknown("model", name, models[1:], "gradients.at")
     if recipe.reference not in recipe.systems:
         raise unknown("system", recipe.reference, list(recipe.systems), "reference")
-    reserved = sorted({"train", "valid", "test"} & recipe.data.ood.keys())
-    if reserved:
-        raise InputError(f"data.ood.{reserved[0]}: that name is the in-domain set's")
+    for key, names in {"ood": recipe.data.ood, "tests": recipe.data.tests}.items():
+        reserved = sorted({"train", "valid", "test"} & names.keys())
+        if reserved:
+            raise InputError(f"data.{key}.{reserved[0]}: that name is the in-domain set's")
+    both = sorted(recipe.data.tests.keys() & recipe.data.ood.keys())
+    if both:
+        raise InputError(f"data.tests.{both[0]}: an out-of-domain set has that name")
+    _check_permuted(recipe)
+    _check_launch(recipe)
+    for number, published in enumerate(recipe.published):
+        where = f"published[{number}]"
+        if published.system not in recipe.systems:
+            raise unknown("system", published.system, list(recipe.systems), f"{where}.system")
+        sets = ["test", *recipe.data.tests, *recipe.data.ood]
+        if published.set not in sets:
+            raise unknown("set", published.set, sets, f"{where}.set")
+        if published.score not in ("bleu", "chrf"):
+            raise unknown("score", published.score, ["bleu", "chrf"], f"{where}.score")
+
+
+def _check_permuted(recipe: "Recipe") -> None:
+    """Check that permuted sets are out of domain, and made of sets that are not."""
+    there = ["test", *recipe.data.tests, *recipe.data.ood]
+    for name, origin in recipe.data.permuted.items():
+        if name not in recipe.data.ood:
+            raise unknown("set", name, list(recipe.data.ood), "data.permuted")
+        if origin not in there or origin in recipe.data.permuted:
+            known = [one for one in there if one not in recipe.data.permuted]
+            raise unknown("set", origin, known, f"data.permuted.{name}")
+
+
+def _check_launch(recipe: "Recipe") -> None:
+    """Check that the launch of trainings is one that can be."""
+    launch = recipe.launch
+    if launch.processes is not None and launch.processes < 1:
+        raise InputError(f"launch.processes must be at least 1 or null, got {launch.processes}")
+    if launch.processes is not None and launch.launcher:
+        raise InputError(
+            "launch.processes is for torchrun on this machine, and launch.launcher takes its "
+            "place; leave one of them null"
+        )
+    repository = Path(__file__).resolve().parents[2]  # recipes run from there
+    if launch.deepspeed is not None and not (repository / launch.deepspeed).is_file():
+        raise InputError(f"launch.deepspeed: {launch.deepspeed}: no such file")
 
 
 def _check_kind(recipe: "Recipe") -> None:
@@ -70,6 +117,8 @@ def _check_kind(recipe: "Recipe") -> None:
         "data.source_lang": data.source_lang,
         "data.target_lang": data.target_lang,
         "data.pieces": data.pieces,
+        "data.tests": data.tests or None,
+        "data.permuted": data.permuted or None,
         "gradients": recipe.gradients,
     }
     for key, value in text_only.items():

@@ -44,12 +44,13 @@ class RemoteFile:
     Attributes:
         url: where it is.
         size: bytes.
-        sha256: of its content, in hexadecimal digits.
+        sha256: of its content, in hexadecimal digits; None: nobody has said, so only the size is
+            checked (see :mod:`recipes.common.checksums`).
     """
 
     url: str
     size: int
-    sha256: str
+    sha256: str | None
 
     @property
     def name(self) -> str:
@@ -109,6 +110,30 @@ def download(
         sync_folder(folder)
     _check(file, path)
     return path
+
+
+def remote_size(url: str, *, timeout: float = _TIMEOUT_SECONDS) -> int:
+    """Ask a server how large a file is; none of it is downloaded.
+
+    Raises:
+        InputError: the server cannot be reached, does not have it or does not say.
+    """
+    headers = {"User-Agent": "seqdistill", "Range": "bytes=0-0"}
+    request = urllib.request.Request(url, headers=headers)
+    try:
+        with urllib.request.urlopen(request, timeout=timeout) as response:
+            whole = response.headers.get("Content-Range", "").rpartition("/")[2]
+            size = whole if response.status == 206 else response.headers.get("Content-Length", "")
+    except urllib.error.HTTPError as error:
+        raise InputError(
+            f"{url}: expected a file, the server says {error.code} {error.reason}; name another "
+            "server"
+        ) from error
+    except (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError) as e:
+        raise InputError(f"{url}: no connection ({e}); the same command tries again") from e
+    if not size.isdigit():
+        raise InputError(f"{url}: the server does not say how large it is; name another server")
+    return int(size)
 
 
 def bytes_of(path: Path) -> int:
@@ -205,6 +230,8 @@ def _start(file: RemoteFile, response: http.client.HTTPResponse, done: int) -> i
 
 
 def _check(file: RemoteFile, path: Path) -> None:
+    if file.sha256 is None and bytes_of(path) == file.size:
+        return
     found = sha256_of_file(path)
     if found == file.sha256:
         return
@@ -212,8 +239,9 @@ def _check(file: RemoteFile, path: Path) -> None:
     while (aside := path.with_name(f"{path.name}.damaged{number}")).exists():
         number += 1
     path.replace(aside)
+    expected = f"of SHA-256 {file.sha256}" if file.sha256 else f"of {file.size:,} bytes"
     raise InputError(
-        f"{file.url}: expected content of SHA-256 {file.sha256}, got {found}. It is kept as "
+        f"{file.url}: expected content {expected}, got SHA-256 {found}. It is kept as "
         f"{aside} ({bytes_of(aside):,} bytes of {file.size:,}); the same command starts afresh. If "
         "that ends alike, name another server"
     )

@@ -10,7 +10,7 @@ from typing import Protocol
 from recipes.common import plan_speech, plan_text
 from recipes.common.command import render
 from recipes.common.progress import decoding_progress, training_progress
-from recipes.common.recipe import Arguments, Recipe
+from recipes.common.recipe import RANDOM, Arguments, Launch, Recipe
 from recipes.common.steps import Step
 from recipes.common.work import WorkFolder, model_path, reference_paths, teacher_paths
 
@@ -65,7 +65,7 @@ def teacher_steps(recipe: Recipe, work: WorkFolder) -> list[Step]:
     """Stage 2: independent trainings that differ in their seed; none when teachers are given."""
     if recipe.given is not None:
         return []
-    kind, average = KINDS[recipe.data.kind], recipe.teachers.average
+    kind = KINDS[recipe.data.kind]
     trainings = [
         training_step(
             f"teacher {number}",
@@ -78,21 +78,34 @@ def teacher_steps(recipe: Recipe, work: WorkFolder) -> list[Step]:
             | recipe.training
             | recipe.teachers.arguments,
             (),
-            keep=average,
+            keep=recipe.teachers.average,
         )
         for number, name in enumerate(recipe.teacher_names, start=1)
     ]
-    if average is None:
-        return trainings
-    return [*trainings, *(average_step(work, name, average) for name in recipe.teacher_names)]
+    return [*trainings, *finish_steps(recipe, work, 2, "teachers", recipe.teacher_names)]
 
 
-def average_step(work: WorkFolder, name: str, count: int) -> Step:
-    """Return the averaging of a teacher's last checkpoints."""
-    trained, averaged = work.trained("teachers", name), work.averaged(name)
+def finish_steps(
+    recipe: Recipe, work: WorkFolder, stage: int, kind: str, names: Sequence[str]
+) -> list[Step]:
+    """Return what makes one ordinary checkpoint of each training, where training leaves none.
+
+    The last checkpoints are averaged, or the shards of DeepSpeed's engine put together, or both.
+    """
+    average = recipe.teachers.average if kind == "teachers" else recipe.students.average
+    if average is not None:
+        return [average_step(work, stage, kind, name, average) for name in names]
+    if recipe.launch.deepspeed is not None:
+        return [consolidate_step(work, stage, kind, name) for name in names]
+    return []
+
+
+def average_step(work: WorkFolder, stage: int, kind: str, name: str, count: int) -> Step:
+    """Return the averaging of a training's last checkpoints."""
+    trained, averaged = work.trained(kind, name), work.averaged(kind, name)
     return Step(
         f"average {name}",
-        2,
+        stage,
         (
             "python", "-m", "recipes.common.average", str(trained.parent),
             "--last", str(count), "--output", str(averaged),
@@ -102,40 +115,49 @@ def average_step(work: WorkFolder, name: str, count: int) -> Step:
     )  # fmt: skip
 
 
+def consolidate_step(work: WorkFolder, stage: int, kind: str, name: str) -> Step:
+    """Return what puts the shards of a training's best checkpoint together."""
+    trained, whole = work.trained(kind, name), work.consolidated(kind, name)
+    command = ("seqdistill", "consolidate", str(trained), "--output", str(whole), "--overwrite")
+    return Step(f"consolidate {name}", stage, command, (trained,), (whole,))
+
+
 def student_steps(recipe: Recipe, work: WorkFolder) -> list[Step]:
     """Stage 4: one distillation a student, all from the same teachers."""
-    init = recipe.students.init
     kind = KINDS[recipe.data.kind]
-    shared: Arguments = {
-        "seed": recipe.seed,
-        **kind.STUDENT,
-        "student-init": None if init is None else str(model_path(recipe, work, init)),
-    }
     data = kind.data_folder(work)
+    targets: Arguments = {}
     if recipe.targets.mode == "online":
         inputs = teacher_paths(recipe, work)
-        shared["ensemble-paths"] = ":".join(str(path) for path in inputs)
+        targets["ensemble-paths"] = ":".join(str(path) for path in inputs)
     else:
         stores = [work.targets(subset) for subset in ("train", "valid")]
         inputs = tuple(store / "manifest.json" for store in stores)
-        shared["target-store"] = ":".join(str(store) for store in stores)
+        targets["target-store"] = ":".join(str(store) for store in stores)
         if recipe.targets.arguments.get("targets", "references") != "references":
             data = stores[0] / "data"  # the ensemble's own outputs
-    if init is not None:
-        inputs = (*inputs, model_path(recipe, work, init))
-    return [
-        training_step(
-            f"distil {name}",
-            4,
-            recipe,
-            work,
-            work.trained("students", name),
-            shared | recipe.training | recipe.students.arguments | student.arguments,
-            inputs,
-            data,
+    trainings = []
+    for name, student in recipe.students.each.items():
+        init = recipe.students.init if student.init is None else student.init
+        start = None if init in (None, RANDOM) else model_path(recipe, work, init)
+        own: Arguments = {"student-init": None if start is None else str(start)}
+        arguments = {"seed": recipe.seed, **kind.STUDENT} | own | targets
+        for more in (recipe.training, recipe.students.arguments, student.arguments):
+            arguments |= more
+        trainings.append(
+            training_step(
+                f"distil {name}",
+                4,
+                recipe,
+                work,
+                work.trained("students", name),
+                arguments,
+                (*inputs, *(() if start is None else (start,))),
+                data,
+                keep=recipe.students.average,
+            )
         )
-        for name, student in recipe.students.each.items()
-    ]
+    return [*trainings, *finish_steps(recipe, work, 4, "students", list(recipe.students.each))]
 
 
 def training_step(
@@ -160,7 +182,12 @@ def training_step(
     }
     kind = KINDS[recipe.data.kind]
     folder = kind.data_folder(work) if data is None else data
-    command = ("seqdistill-fairseq-train", str(folder), *render(arguments, name))
+    launch = recipe.launch
+    if launch.deepspeed is not None:
+        arguments["deepspeed"] = launch.deepspeed
+        inputs = (*inputs, Path(launch.deepspeed))
+    program = (*launch_words(launch), "seqdistill-fairseq-train")
+    command = (*program, str(folder), *render(arguments, name))
     reads = kind.set_files(work, "train", "valid")
     progress = training_progress(arguments.get("max-update"))
     return Step(
@@ -175,12 +202,22 @@ def training_step(
     )
 
 
+def launch_words(launch: Launch) -> tuple[str, ...]:
+    """Return what stands before the program of a training."""
+    words = list(launch.launcher)
+    if launch.processes is not None and not words:
+        words = ["torchrun", "--standalone", "--nproc_per_node", str(launch.processes)]
+        words.append("--no-python")
+    variables = [f"{name}={value}" for name, value in launch.environment.items()]
+    return (*(["env", *variables] if variables else []), *words)
+
+
 def decode_steps(recipe: Recipe, work: WorkFolder) -> list[Step]:
-    """Stage 5: every system on the test set and on every out-of-domain set."""
+    """Stage 5: every system on the test sets and on every out-of-domain set."""
     return [
         generate_step(f"decode {system} on {name}", 5, recipe, work, system, name)
         for system in recipe.systems
-        for name in ("test", *recipe.data.ood)
+        for name in ("test", *recipe.data.tests, *recipe.data.ood)
     ]
 
 
@@ -256,7 +293,10 @@ def result_steps(recipe: Recipe, work: WorkFolder) -> list[Step]:
         for path in (
             work.forced(system),
             work.forced(system, "valid"),
-            *(work.decoded(system, name) for name in ("test", *recipe.data.ood)),
+            *(
+                work.decoded(system, name)
+                for name in ("test", *recipe.data.tests, *recipe.data.ood)
+            ),
         )
     )
     assess = ("python", "-m", "recipes.common.assess", str(work.root))

@@ -4,7 +4,8 @@ import json
 from pathlib import Path
 
 from recipes.common.command import render
-from recipes.common.recipe import Arguments, Pieces, Recipe, data_files
+from recipes.common.pieces import DICTIONARY
+from recipes.common.recipe import Arguments, Pieces, Recipe, data_files, shared_modules
 from recipes.common.steps import Step
 from recipes.common.work import WorkFolder, model_path, teacher_paths
 
@@ -28,7 +29,8 @@ def data_steps(recipe: Recipe, work: WorkFolder) -> list[Step]:
     source, target = recipe.languages
     folder = Path("recipes") / recipe.name
     given = recipe.given
-    sets = ("train", "valid", "test", *recipe.data.ood)
+    names = ("train", "valid", "test", *recipe.data.tests, *recipe.data.ood)
+    sets = [name for name in names if name not in recipe.data.permuted]
     text = Step(
         "text",
         1,
@@ -37,28 +39,43 @@ def data_steps(recipe: Recipe, work: WorkFolder) -> list[Step]:
             "--target-lang", target, "--output", str(work.text),
             "--options", json.dumps(recipe.data.options),
         ),
-        (folder / "*.py", Path("recipes/common/text.py"), *data_files(recipe)),
+        (folder / "*.py", *shared_modules(recipe), *data_files(recipe)),
         tuple(work.text / f"{name}.{source}" for name in sets),
         work.text,
     )  # fmt: skip
     command = ["python", "-m", "recipes.common.pieces", "--text", str(work.text)]
     command += ["--output", str(work.pieces), "--languages", source, target]
+    cut = recipe.data.pieces or Pieces()
+    whole = cut.whole_dictionary and given is None
     if given is not None:
         command += ["--model", given.model]
     else:
-        cut = recipe.data.pieces or Pieces()
         command += ["--size", str(cut.size), "--character-coverage", str(cut.character_coverage)]
+        command += [] if cut.type == "unigram" else ["--type", cut.type]
+        command += [] if cut.sentences is None else ["--sentences", str(cut.sentences)]
+        command += ["--whole-dictionary"] if whole else []
+    if recipe.data.permuted:
+        rules = [f"{new}={old}" for new, old in recipe.data.permuted.items()]
+        command += ["--permute", *rules, "--seed", str(recipe.seed)]
+    command += [] if recipe.threads == 1 else ["--threads", str(recipe.threads)]
     pieces = Step(
         "pieces",
         1,
         tuple(command),
         (work.text / "*.*", *([Path(given.model)] if given else [])),
-        tuple(work.pieces / path.name for path in text.outputs),
+        (
+            *(work.pieces / f"{name}.{source}" for name in names),
+            *([work.pieces / DICTIONARY] if whole else []),
+        ),
         work.pieces,
     )
     command = ["python", "-m", "recipes.common.binarise", "--pieces", str(work.pieces)]
     command += ["--output", str(work.binarised), "--languages", source, target]
-    command += ["--dictionary", given.dictionary] if given else []
+    dictionary = work.pieces / DICTIONARY if whole else None
+    if given is not None:
+        dictionary = Path(given.dictionary)
+    command += [] if dictionary is None else ["--dictionary", str(dictionary)]
+    command += [] if recipe.threads == 1 else ["--workers", str(recipe.threads)]
     binarise = Step(
         "binarise",
         1,
@@ -66,10 +83,7 @@ def data_steps(recipe: Recipe, work: WorkFolder) -> list[Step]:
         (work.pieces / "*.*", *([Path(given.dictionary)] if given else [])),
         (
             *(work.binarised / f"dict.{language}.txt" for language in (source, target)),
-            *(
-                work.binarised / f"{path.stem}.{source}-{target}.{source}.bin"
-                for path in pieces.outputs
-            ),
+            *(work.binarised / f"{name}.{source}-{target}.{source}.bin" for name in names),
         ),
         work.binarised,
     )

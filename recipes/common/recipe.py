@@ -16,6 +16,9 @@ from seqdistill.errors import InputError
 REPOSITORY = Path(__file__).resolve().parents[2]
 """The checkout; every command of a recipe runs from there."""
 
+RANDOM = "random"
+"""In place of a teacher's name: a student starts from random weights."""
+
 DATA_ROOT = "{data_root}"
 """Stands for the data folder in a recipe's paths."""
 
@@ -30,10 +33,17 @@ class Pieces:
     Attributes:
         size: number of pieces.
         character_coverage: share of characters that get a piece.
+        type: ``unigram`` or ``bpe``.
+        sentences: train on so many lines of each side, evenly spread; None: on all.
+        whole_dictionary: fairseq's dictionary has every piece, not only those that the training
+            text uses, so that the vocabulary is as large as ``size`` says.
     """
 
     size: int = 4000
     character_coverage: float = 1.0
+    type: str = "unigram"
+    sentences: int | None = None
+    whole_dictionary: bool = False
 
 
 @dataclass(frozen=True)
@@ -43,6 +53,10 @@ class Data:
     Attributes:
         ood: the out-of-domain sets: name → what it is, in the order of the report.
         kind: ``text`` (translation) or ``speech`` (recognition).
+        tests: of text: further test sets of the domain: decoded, and scored for quality; they take
+            no part in detection.
+        permuted: of text: sets of ``ood`` that are made of another set's pieces in random order:
+            name → that set.
         source_lang, target_lang: of text: names of the two sides, as fairseq wants them.
         pieces: of text: how it is cut.
         prepare: of speech: options of ``seqdistill prepare-speech``.
@@ -54,6 +68,8 @@ class Data:
     source_lang: str | None = None
     target_lang: str | None = None
     pieces: Pieces | None = None
+    tests: dict[str, str] = field(default_factory=dict)
+    permuted: dict[str, str] = field(default_factory=dict)
     prepare: Arguments = field(default_factory=dict)
     options: dict[str, Any] = field(default_factory=dict)
 
@@ -110,8 +126,14 @@ class Targets:
 
 @dataclass(frozen=True)
 class Student:
-    """One distillation: its own options of fairseq-train, over those of all students."""
+    """One distillation.
 
+    Attributes:
+        init: the teacher whose weights it starts from, or ``random``; None: as ``students.init``.
+        arguments: its own options of fairseq-train, over those of all students.
+    """
+
+    init: str | None = None
     arguments: Arguments = field(default_factory=dict)
 
 
@@ -121,11 +143,13 @@ class Students:
 
     Attributes:
         init: the teacher whose weights the students start from (``teacher1``); None: random.
+        average: as of teachers.
         arguments: options of fairseq-train of all students, over those of all trainings.
         each: the students by name.
     """
 
     init: str | None = None
+    average: int | None = None
     arguments: Arguments = field(default_factory=dict)
     each: dict[str, Student] = field(default_factory=dict)
 
@@ -190,6 +214,46 @@ class Gradients:
 
 
 @dataclass(frozen=True)
+class Launch:
+    """How trainings are started.
+
+    Attributes:
+        deepspeed: a configuration of DeepSpeed (JSON): trainings run on its engine, and their
+            checkpoints are put together to ordinary ones after that; None: fairseq's own trainer.
+        processes: of one training, with ``torchrun`` on this machine; None: the training starts as
+            many as it wants.
+        launcher: words before the program instead of ``torchrun``'s, for several machines.
+        environment: variables of the trainings.
+    """
+
+    deepspeed: str | None = None
+    processes: int | None = None
+    launcher: list[str] = field(default_factory=list)
+    environment: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Published:
+    """A number that someone else has published, shown beside ours.
+
+    Attributes:
+        what: whose it is, and of what.
+        value: the number.
+        source: where it is written.
+        system: ours that it is compared with.
+        set: of ours.
+        score: ``bleu`` or ``chrf``.
+    """
+
+    what: str
+    value: float
+    source: str
+    system: str
+    set: str = "test"
+    score: str = "bleu"
+
+
+@dataclass(frozen=True)
 class Recipe:
     """A whole experiment.
 
@@ -197,6 +261,8 @@ class Recipe:
         title: one line for tables and the report.
         targets: whether targets are stored, and how.
         gradients: where the losses' gradients are looked at; None: nowhere.
+        launch: how trainings are started.
+        published: others' numbers that the results have beside ours.
         training: options of fairseq-train that teachers and students share.
         seed: seed of every training, unless it says otherwise.
         jobs: how many steps may run at once.
@@ -220,6 +286,8 @@ class Recipe:
     assess: Assess
     targets: Targets = field(default_factory=Targets)
     gradients: Gradients | None = None
+    launch: Launch = field(default_factory=Launch)
+    published: list[Published] = field(default_factory=list)
     seed: int = 1
     jobs: int = 1
     threads: int = 1
@@ -327,6 +395,12 @@ def require_data_root(recipe: Recipe) -> None:
 def data_module(recipe: Recipe) -> ModuleType:
     """Return a recipe's ``data.py``."""
     return importlib.import_module(f"recipes.{recipe.name}.data")
+
+
+def shared_modules(recipe: Recipe) -> list[Path]:
+    """Return the modules of ``recipes/common`` that a recipe's ``data.py`` makes its text with."""
+    names = getattr(data_module(recipe), "SHARED_MODULES", ("text",))
+    return [Path("recipes/common") / f"{name}.py" for name in names]
 
 
 def data_files(recipe: Recipe) -> list[Path]:

@@ -30,6 +30,7 @@ def results_markdown(results: dict[str, Any]) -> str:
         "## Prediction rejection ratio on the test set (%, with 95 % intervals)",
         rejection_table(results),
         *quality_section(results),
+        *published_section(results),
         "## Calibration along the references (95 % intervals), and at a temperature fitted on the "
         "validation set",
         calibration_table(results),
@@ -101,7 +102,8 @@ def quality_section(results: dict[str, Any]) -> list[str]:
     words = _is_about_words(results)
     heading = "Word errors on every set (%, with 95 % intervals)"
     parts = [f"## {heading if words else 'Quality on every set (BLEU / chrF2)'}"]
-    sets = [name for name in ("test", *results["sets"]) if any(s["quality"][name] for s in systems)]
+    names = ("test", *results.get("tests", {}), *results["sets"])
+    sets = [name for name in names if any(s["quality"][name] for s in systems)]
     if not sets:
         return [*parts, "No set has references."]
     scored = next(s["quality"][sets[0]] for s in systems if s["quality"][sets[0]])
@@ -118,6 +120,25 @@ def quality_section(results: dict[str, Any]) -> list[str]:
     known = [name for name in names if signed[name] is not None]
     parts.append("\n".join(f"- {name}: `{signed[name]['signature']}`" for name in known))
     return parts
+
+
+def published_section(results: dict[str, Any]) -> list[str]:
+    """Others' numbers with ours beside them; nothing where the recipe names none."""
+    published = results.get("published", [])
+    if not published:
+        return []
+    rows = []
+    for one in published:
+        system = results["systems"][one["system"]]
+        score = system["quality"][one["set"]]
+        ours = _number(score and score[one["score"]]["value"], 1)
+        name = {"bleu": "BLEU", "chrf": "chrF2"}[one["score"]]
+        what = f"{name}, {one['set']}"
+        rows.append(
+            [one["what"], what, _number(one["value"], 1), ours, system["label"], one["source"]]
+        )
+    header = ["published", "score", "theirs", "ours", "of", "theirs is from"]
+    return ["## Beside published numbers", format_table(header, rows, "markdown")]
 
 
 def calibration_table(results: dict[str, Any]) -> str:

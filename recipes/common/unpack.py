@@ -4,8 +4,9 @@ import lzma
 import shutil
 import tarfile
 import zlib
-from collections.abc import Callable
-from pathlib import Path, PurePosixPath
+from collections.abc import Callable, Mapping, Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path, PurePath, PurePosixPath
 from typing import IO
 
 from recipes.common.download import Bars
@@ -61,12 +62,68 @@ def unpack(archive: Path, wanted: str, folder: Path, *, bars: Bars) -> Path:
     return target
 
 
-def _extract(archive: Path, handle: IO[bytes], made: Path, on: Callable[[int], object]) -> None:
+def unpack_files(archive: Path, wanted: Mapping[str, str], folder: Path, *, bars: Bars) -> Path:
+    """Unpack some files of a tar archive into a folder of their own; the folder is whole or not.
+
+    Args:
+        archive: the file.
+        wanted: name here → name in the archive, in which ``*`` stands for any part; exactly one
+            file has to match each.
+        folder: where they go; it must not be there yet.
+        bars: makes a progress bar; its steps are bytes of the archive.
+
+    Raises:
+        InputError: the folder is there already; the archive is damaged, lacks one of them or has
+            two; or the disk is full. Nothing of it is then left.
+    """
+    if folder.exists():
+        raise InputError(f"{folder} is there already; remove it to unpack {archive} once more")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    made = folder.with_name(f".unpacking-{folder.name}")
+    shutil.rmtree(made, ignore_errors=True)
+    made.mkdir()
+    try:
+        size = archive.stat().st_size
+        with (
+            disk_errors(folder),
+            open(archive, "rb") as handle,
+            bars(f"unpack {archive.name}", size, 0) as bar,
+        ):
+            _extract(archive, handle, made / "all", bar.update, tuple(wanted.values()))
+        (made / "chosen").mkdir()
+        found = [path for path in (made / "all").rglob("*") if path.is_file()]
+        for name, pattern in wanted.items():
+            matching = [p for p in found if _matches(p.relative_to(made / "all"), pattern)]
+            if len(matching) != 1:
+                raise InputError(
+                    f"{archive}: expected one file {pattern} in it, found {len(matching)}"
+                )
+            matching[0].replace(made / "chosen" / name)
+        (made / "chosen").replace(folder)
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+    return folder
+
+
+def _matches(path: PurePath, pattern: str) -> bool:
+    return fnmatchcase(path.as_posix(), pattern)
+
+
+def _extract(
+    archive: Path,
+    handle: IO[bytes],
+    made: Path,
+    on: Callable[[int], object],
+    only: Sequence[str] | None = None,
+) -> None:
     done = 0
     try:
         with tarfile.open(fileobj=handle, mode="r:*") as tar:
             for member in tar:
-                _write(archive, tar, member, made)
+                # "./a" and "a" are one name.
+                name = PurePosixPath(member.name)
+                if only is None or any(_matches(name, pattern) for pattern in only):
+                    _write(archive, tar, member, made)
                 on(handle.tell() - done)
                 done = handle.tell()
     except (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError) as error:

@@ -71,9 +71,13 @@ class WorkFolder:
         """The checkpoint of a ``teachers`` or ``students`` training."""
         return self.root / kind / name / "checkpoint_best.pt"
 
-    def averaged(self, name: str) -> Path:
-        """The mean of the last checkpoints of a teacher."""
-        return self.root / "teachers" / name / "averaged.pt"
+    def averaged(self, kind: str, name: str) -> Path:
+        """The mean of the last checkpoints of a training."""
+        return self.root / kind / name / "averaged.pt"
+
+    def consolidated(self, kind: str, name: str) -> Path:
+        """The best checkpoint of a training on DeepSpeed's engine as one ordinary file."""
+        return self.root / kind / name / "consolidated.pt"
 
     def targets(self, subset: str) -> Path:
         """The target store of ``train`` or ``valid``."""
@@ -95,13 +99,16 @@ def teacher_paths(recipe: Recipe, work: WorkFolder) -> tuple[Path, ...]:
 
 def model_path(recipe: Recipe, work: WorkFolder, name: str) -> Path:
     """The checkpoint of a teacher or student, by name."""
-    if name in recipe.students.each:
-        return work.trained("students", name)
-    if recipe.given is not None:
+    is_student = name in recipe.students.each
+    if recipe.given is not None and not is_student:
         return Path(recipe.given.checkpoints[recipe.teacher_names.index(name)])
-    if recipe.teachers.average is not None:
-        return work.averaged(name)
-    return work.trained("teachers", name)
+    kind = "students" if is_student else "teachers"
+    average = recipe.students.average if is_student else recipe.teachers.average
+    if average is not None:
+        return work.averaged(kind, name)
+    if recipe.launch.deepspeed is not None:
+        return work.consolidated(kind, name)
+    return work.trained(kind, name)
 
 
 def reference_paths(recipe: Recipe, work: WorkFolder) -> list[Path]:
