@@ -27,6 +27,18 @@ class Work(Protocol):
         ...
 
 
+_NUMBER = 0
+"""Of this process among the workers."""
+
+
+def worker_number() -> int:
+    """Return this process's number among the workers, from 0; 0 where there is only one.
+
+    Work that runs on GPUs chooses its own by it.
+    """
+    return _NUMBER
+
+
 def do_units(work: Work, units: Sequence[int], workers: int, threads: int = 1) -> Iterator[int]:
     """Do all units; yield numbers of items as they are done.
 
@@ -52,9 +64,10 @@ def do_units(work: Work, units: Sequence[int], workers: int, threads: int = 1) -
     waiting = list(reversed(units))
     pickled = pickle.dumps(work)
     try:
-        for _ in range(min(workers, len(units))):
+        for number in range(min(workers, len(units))):
             ours, theirs = context.Pipe()
-            process = context.Process(target=_worker, args=(theirs, pickled, threads), daemon=True)
+            given = (theirs, pickled, threads, number)
+            process = context.Process(target=_worker, args=given, daemon=True)
             process.start()
             theirs.close()  # so that ours ends when the process does
             processes[ours] = process
@@ -96,8 +109,10 @@ def _answer(
         process.join()
 
 
-def _worker(parent: Connection, pickled: bytes, threads: int) -> None:
+def _worker(parent: Connection, pickled: bytes, threads: int, number: int) -> None:
     """Ask for units until there are none; ends, too, when the parent does."""
+    global _NUMBER
+    _NUMBER = number
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent is interrupted, and ends its workers
     try:
         import torch

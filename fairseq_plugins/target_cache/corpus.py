@@ -16,6 +16,7 @@ from fairseq.tasks.translation import TranslationConfig, TranslationTask
 from seqdistill.errors import InputError
 from seqdistill.targets.store.files import Array
 from seqdistill.targets.store.fingerprint import DataPrint, SideHasher, SidePrint
+from seqdistill.workers import worker_number
 
 logger = logging.getLogger(__name__)
 
@@ -163,6 +164,24 @@ def collate(dataset: FairseqDataset, batch: Sequence[int], use_cuda: bool) -> di
     """Return fairseq's batch of sentences; ``id`` says in which order they are."""
     sample: dict[str, Any] = dataset.collater([dataset[index] for index in batch])
     return utils.move_to_cuda(sample) if use_cuda else sample
+
+
+def take_gpu(use_cpu: bool) -> bool:
+    """Choose this worker's GPU, in turn of those there are; returns whether there is one."""
+    if not has_cuda(use_cpu):
+        return False
+    torch.cuda.set_device(gpu_of(worker_number(), torch.cuda.device_count()))
+    return True
+
+
+def gpu_of(worker: int, gpus: int) -> int:
+    """Return the GPU of a worker: one each, and from the first again when there are more workers.
+
+    Example:
+        >>> [gpu_of(worker, gpus=2) for worker in range(4)]
+        [0, 1, 0, 1]
+    """
+    return worker % gpus
 
 
 def has_cuda(use_cpu: bool) -> bool:

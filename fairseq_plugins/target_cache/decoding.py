@@ -22,7 +22,7 @@ from fairseq.sequence_generator import SequenceGenerator
 from fairseq_plugins.target_cache.corpus import (
     CorpusPlace,
     collate,
-    has_cuda,
+    take_gpu,
     make_batches,
 )
 from fairseq_plugins.target_cache.making import TeacherPlace
@@ -90,7 +90,7 @@ class DecodingWork:
         )
         models: list[Any] = list(ensemble.models)
         longest = min(model.max_positions()[0] for model in models)
-        use_cuda = has_cuda(self.teachers.use_cpu)
+        use_cuda = take_gpu(self.teachers.use_cpu)
         if use_cuda:
             for model in models:
                 model.cuda()

@@ -9,7 +9,7 @@ from fairseq_plugins.target_cache.corpus import (
     CorpusPlace,
     collate,
     fits,
-    has_cuda,
+    take_gpu,
     make_batches,
     sentence_ids,
 )
@@ -68,7 +68,7 @@ class ShardWork:
         )
         models: list[Any] = list(ensemble.models)
         limits = [model.max_positions() for model in models]
-        use_cuda = has_cuda(self.teachers.use_cpu)
+        use_cuda = take_gpu(self.teachers.use_cpu)
         pad = task.target_dictionary.pad()
 
         def make_shard(index: int) -> Iterator[int]:

@@ -10,7 +10,7 @@ REASONS = {
     "undecodable": "a side is not UTF-8",
     "empty": "a side has no characters but spaces",
     "wrong_encoding": "a side was decoded wrongly before: Ã¤ for ä, U+FFFD, control characters",
-    "too_long": "a side has too many words, or a word too many characters",
+    "too_long": "a side has too many words or characters, or a word too many characters",
     "ratio": "one side has too many words for the other",
     "copied": "both sides are the same",
     "held_out": "the source is a sentence of the validation or a test set",
@@ -27,6 +27,7 @@ class Rules:
 
     Attributes:
         max_words: of a side.
+        max_characters: of a side; it bounds the pieces, of which a model reads so many.
         max_word_length: characters of a word: longer ones are addresses, tables, noise.
         max_ratio: words of one side by those of the other.
         ratio_from: words of the longer side from which the ratio is looked at: two words for one
@@ -34,6 +35,7 @@ class Rules:
     """
 
     max_words: int = 250
+    max_characters: int = 1000
     max_word_length: int = 100
     max_ratio: float = 2.0
     ratio_from: int = 6
@@ -119,7 +121,7 @@ def reason_to_drop(source: str, target: str, rules: Rules) -> str | None:
     if is_wrongly_decoded(source) or is_wrongly_decoded(target):
         return "wrong_encoding"
     sides = source.split(), target.split()
-    if any(
+    if max(len(source), len(target)) > rules.max_characters or any(
         len(words) > rules.max_words or max(map(len, words)) > rules.max_word_length
         for words in sides
     ):
