@@ -22,8 +22,8 @@ from fairseq.sequence_generator import SequenceGenerator
 from fairseq_plugins.target_cache.corpus import (
     CorpusPlace,
     collate,
-    take_gpu,
     make_batches,
+    take_gpu,
 )
 from fairseq_plugins.target_cache.making import TeacherPlace
 from fairseq_plugins.teachers import TeacherEnsemble, translation_loader

@@ -9,9 +9,9 @@ from fairseq_plugins.target_cache.corpus import (
     CorpusPlace,
     collate,
     fits,
-    take_gpu,
     make_batches,
     sentence_ids,
+    take_gpu,
 )
 from fairseq_plugins.teachers import TeacherEnsemble, translation_loader
 from seqdistill.errors import InputError

@@ -126,6 +126,7 @@ def _extract(
                     _write(archive, tar, member, made)
                 on(handle.tell() - done)
                 done = handle.tell()
+        on(archive.stat().st_size - done)  # what follows the last file, and padding
     except (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError) as error:
         what = str(error).splitlines()[0]  # tarfile lists every compression that it tried
         raise InputError(f"{archive}: damaged ({what}); download it again") from error

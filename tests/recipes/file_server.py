@@ -67,20 +67,21 @@ def _answer(handler: BaseHTTPRequestHandler, served: Served) -> None:
         handler.send_error(404)
         return
     content = served.files[handler.path]
-    size, start = len(content), 0
+    size, start, end = len(content), 0, len(content)
     if asked and served.with_ranges:
-        match = re.fullmatch(r"bytes=(\d+)-", asked)
+        match = re.fullmatch(r"bytes=(\d+)-(\d*)", asked)
         start = int(match[1]) if match else size
+        end = min(int(match[2]) + 1, size) if match and match[2] else size
         if start >= size:
             handler.send_error(416)
             return
         handler.send_response(206)
-        handler.send_header("Content-Range", f"bytes {start}-{size - 1}/{size}")
+        handler.send_header("Content-Range", f"bytes {start}-{end - 1}/{size}")
     else:
         handler.send_response(200)
-    handler.send_header("Content-Length", str(size - start))
+    handler.send_header("Content-Length", str(end - start))
     handler.end_headers()
-    rest = content[start:]
+    rest = content[start:end]
     if served.cut_after:
         rest = rest[: served.cut_after.pop(0)]
     try:

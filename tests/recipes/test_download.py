@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from recipes.common.download import RemoteFile, check_space, download
+from recipes.common.download import RemoteFile, check_space, download, remote_size
 from recipes.common.recipe import REPOSITORY
-from recipes.common.unpack import unpack
+from recipes.common.unpack import unpack, unpack_files
 from seqdistill.errors import InputError
 from tests.recipes.file_server import Served, serve
 
@@ -166,6 +166,52 @@ def test_a_killed_process_is_continued(tmp_path: Path) -> None:
         served.pause = 0
         assert get(file, tmp_path).read_bytes() == content
     assert served.asked == [None, f"bytes={there}-"]
+
+
+def test_a_file_that_nobody_vouches_for_has_its_size_checked(tmp_path: Path) -> None:
+    with serve(Served({"/a.bin": CONTENT})) as served:
+        file = RemoteFile(f"{served.url}/a.bin", len(CONTENT), None)
+        assert get(file, tmp_path).read_bytes() == CONTENT
+    (tmp_path / "a.bin").write_bytes(b"short")
+    with pytest.raises(InputError, match="expected content of 300,000 bytes, got SHA-256"):
+        get(file, tmp_path)
+    assert (tmp_path / "a.bin.damaged1").read_bytes() == b"short"
+
+
+@pytest.mark.parametrize("with_ranges", [True, False])
+def test_a_server_is_asked_for_a_size_only(with_ranges: bool) -> None:
+    with serve(Served({"/a.bin": CONTENT}, with_ranges=with_ranges)) as served:
+        assert remote_size(f"{served.url}/a.bin", timeout=5) == len(CONTENT)
+        assert served.asked == ["bytes=0-0"]
+        with pytest.raises(InputError, match="404 Not Found; name another server"):
+            remote_size(f"{served.url}/other", timeout=5)
+    with pytest.raises(InputError, match="no connection"):
+        remote_size(f"{served.url}/a.bin", timeout=5)
+
+
+def test_some_files_of_an_archive(tmp_path: Path) -> None:
+    archive = tmp_path / "a.tar"
+    with tarfile.open(archive, "w") as tar:
+        for name in ("./deep/x.de-en.de", "y.de-en.en", "z.fr-en.fr", "z.fr-en.en"):
+            info = tarfile.TarInfo(name)
+            info.size = len(name)
+            tar.addfile(info, io.BytesIO(name.encode()))
+    wanted = {"train.de": "*x.de-en.de", "train.en": "*.de-en.en"}
+    made = unpack_files(archive, wanted, tmp_path / "corpora" / "a", bars=bars)
+    assert {path.name: path.read_text() for path in made.iterdir()} == {
+        "train.de": "./deep/x.de-en.de",
+        "train.en": "y.de-en.en",
+    }
+    with pytest.raises(InputError, match="is there already; remove it to unpack"):
+        unpack_files(archive, wanted, made, bars=bars)
+    for pattern, found in (("*.cs", 0), ("*.de-en.*", 2)):
+        with pytest.raises(InputError, match=rf"expected one file .* in it, found {found}"):
+            unpack_files(archive, {"a": pattern}, tmp_path / "b", bars=bars)
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["a.tar", "corpora"]
+    archive.write_bytes(archive.read_bytes()[:700])
+    with pytest.raises(InputError, match="damaged"):
+        unpack_files(archive, wanted, tmp_path / "b", bars=bars)
+    assert not (tmp_path / "b").exists()
 
 
 def test_room_on_the_disk(tmp_path: Path) -> None:
