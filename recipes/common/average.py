@@ -1,6 +1,7 @@
 """``python -m recipes.common.average FOLDER``: one model of a training's last checkpoints.
 
-Its weights are the means of theirs, as in fairseq's ``average_checkpoints.py``.
+Its weights are the means of theirs, as in fairseq's ``average_checkpoints.py``. Of checkpoints of
+DeepSpeed's engine, whose weights lie in shards, each is put together first.
 """
 
 import argparse
@@ -15,6 +16,7 @@ import torch
 from fairseq_plugins.checkpoints import allow_list_fairseq_globals, explain
 from seqdistill.errors import InputError
 from seqdistill.files import atomic_write
+from seqdistill.integrations.deepspeed.pointers import SHARDS, read_pointer
 
 _NUMBERED = re.compile(r"checkpoint(\d+)\.pt")
 
@@ -68,6 +70,10 @@ def average(paths: Sequence[Path]) -> dict[str, Any]:
 
 
 def _read(path: Path) -> dict[str, Any]:
+    if (path.parent / SHARDS).is_dir() and read_pointer(path) is not None:
+        from seqdistill.integrations.deepspeed.weights import consolidate
+
+        return consolidate(path)
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:

@@ -76,7 +76,7 @@ def draw_pair(lexicon: Lexicon, generator: Random, names: int) -> Pair:
 
 
 def _name(generator: Random) -> str:
-    return "".join(source_word(generator) for _ in range(3)).capitalize()
+    return "".join(source_word(generator) for _ in range(6)).capitalize()
 
 
 def _dirt(pairs: Sequence[Pair], held_out: Sequence[Pair]) -> list[tuple[bytes | str, str]]:
