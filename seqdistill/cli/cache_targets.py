@@ -118,7 +118,8 @@ def _add_running(parser: argparse.ArgumentParser) -> None:
         type=positive,
         default=1,
         metavar="N",
-        help="processes, each with its own teachers (and, if several, with one thread)",
+        help="processes, each with its own teachers (if several: with one thread, and on a machine "
+        "with several GPUs each takes another)",
     )
     group.add_argument(
         "--max-tokens",

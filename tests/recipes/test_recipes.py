@@ -26,6 +26,7 @@ SCALES = [
 ]
 DEMO = REPOSITORY / "recipes" / "demo"
 SPEECH = REPOSITORY / "recipes" / "an4"
+PUBLISHED = "what: w, value: 1, source: s"
 
 
 def test_there_are_recipes() -> None:
@@ -85,6 +86,22 @@ def test_scales_have_work_folders_of_their_own() -> None:
         ("teachers.count=0", "there are no teachers"),
         ("students.each.teacher1={}", "a teacher has that name"),
         ("data.ood.test=again", "that name is the in-domain set's"),
+        ("data.tests.valid=again", r"data\.tests\.valid: that name is the in-domain set's"),
+        ("data.tests.permuted=again", "an out-of-domain set has that name"),
+        ("data.permuted.shuffled=test", "unknown set shuffled in data.permuted"),
+        ("data.permuted.permuted=tset", r"unknown set tset in data.permuted.permuted; did you"),
+        ("data.permuted.permuted=permuted", "unknown set permuted in data.permuted.permuted"),
+        ("students.average=0", "students.average must be at least 1"),
+        ("students.each.end.init=teacher9", "unknown teacher teacher9 in students.each.end.init"),
+        ("launch.processes=0", "launch.processes must be at least 1"),
+        ("launch.deepspeed=none.json", "launch.deepspeed: none.json: no such file"),
+        ("launch={processes: 2, launcher: [srun]}", "launch.launcher takes its place"),
+        (
+            f"published=[{{{PUBLISHED}, system: nobody}}]",
+            r"unknown system nobody in published\[0\]",
+        ),
+        (f"published=[{{{PUBLISHED}, system: end, set: a}}]", r"unknown set a in published\[0\]"),
+        (f"published=[{{{PUBLISHED}, system: end, score: a}}]", r"unknown score a in published"),
         ("jobs=0", "jobs must be at least 1"),
         ("name=other", "unknown key name"),
     ],
@@ -102,6 +119,7 @@ def test_settings_that_make_no_sense(setting: str, message: str) -> None:
         (DEMO, "data.prepare.pieces=20", "data.prepare is for data.kind speech"),
         (SPEECH, "data.source_lang=en", "data.source_lang is for data.kind text"),
         (SPEECH, "data.pieces.size=20", "data.pieces is for data.kind text"),
+        (SPEECH, "data.tests.more=again", "data.tests is for data.kind text"),
         (SPEECH, "gradients.at.teacher1=start", "gradients is for data.kind text"),
         (SPEECH, "targets.mode=store", "targets.mode must be online for data.kind speech"),
     ],
@@ -231,3 +249,65 @@ def test_targets_are_stored_or_the_teachers_run_online(
     assert "targets/train/data --seed" in printed
     assert main([*arguments, "--set", "targets.mode=stored"]) == 1
     assert "store or online" in capsys.readouterr().err
+
+
+def commands_of(*settings: str) -> dict[str, list[str]]:
+    plan = make_plan(load(DEMO, ["scale=tiny", *settings]), WorkFolder(Path("work")))
+    return {step.name: list(step.command) for step in plan}
+
+
+def test_trainings_start_as_they_are_told() -> None:
+    words = commands_of("launch.processes=2", "launch.environment={A: b}")["teacher 1"]
+    assert words[:7] == [
+        "env", "A=b", "torchrun", "--standalone", "--nproc_per_node", "2", "--no-python",
+    ]  # fmt: skip
+    assert words[7] == "seqdistill-fairseq-train"
+    assert "--deepspeed" not in words
+    words = commands_of("launch.launcher=[srun, --nodes=2]")["distil proxy"]
+    assert words[:3] == ["srun", "--nodes=2", "seqdistill-fairseq-train"]
+    assert commands_of()["distil proxy"][0] == "seqdistill-fairseq-train"
+
+
+def test_the_engines_checkpoints_are_put_together_before_anything_reads_them() -> None:
+    json_file = "recipes/wmt17_en_de/deepspeed/stage1.json"
+    plan = make_plan(
+        load(DEMO, ["scale=tiny", f"launch.deepspeed={json_file}"]), WorkFolder(Path("work"))
+    )
+    steps = {step.name: step for step in plan}
+    training, whole = steps["distil proxy"], steps["consolidate proxy"]
+    assert f"--deepspeed {json_file}" in " ".join(training.command)
+    assert Path(json_file) in training.inputs  # another configuration is another training
+    assert " ".join(whole.command) == (
+        "seqdistill consolidate work/students/proxy/checkpoint_best.pt --output "
+        "work/students/proxy/consolidated.pt --overwrite"
+    )
+    assert whole.needs(training)
+    assert whole.stage == 4
+    for name in ("decode proxy on test", "force proxy", "gradients"):
+        assert "work/students/proxy/consolidated.pt" in " ".join(steps[name].command)
+    store = " ".join(steps["targets of train"].command)
+    assert "work/teachers/teacher1/consolidated.pt:work/teachers/teacher2/consolidated" in store
+    assert "--student-init work/teachers/teacher1/consolidated.pt" in " ".join(training.command)
+
+
+def test_students_may_be_averaged_and_start_on_their_own() -> None:
+    settings = ("students.average=3", "students.each.proxy.init=random")
+    commands = {name: " ".join(words) for name, words in commands_of(*settings).items()}
+    assert "--keep-last-epochs 3" in commands["distil proxy"]
+    assert "--student-init" not in commands["distil proxy"]
+    assert "--student-init work/teachers/teacher1/checkpoint_best.pt" in commands["distil end"]
+    assert "work/students/proxy/averaged.pt" in commands["decode proxy on test"]
+    assert "--last 3 --output work/students/end/averaged.pt" in commands["average end"]
+
+
+def test_more_test_sets_are_decoded_and_permuted_ones_are_made_of_pieces() -> None:
+    settings = ("data.tests.later=the test set of later", "data.permuted={permuted: test}")
+    plan = make_plan(load(DEMO, ["scale=tiny", *settings]), WorkFolder(Path("work")))
+    steps = {step.name: step for step in plan}
+    assert Path("work/data/text/permuted.src") not in steps["text"].outputs
+    assert Path("work/data/text/later.src") in steps["text"].outputs
+    assert "--permute permuted=test --seed 1" in " ".join(steps["pieces"].command)
+    assert Path("work/data/pieces/permuted.src") in steps["pieces"].outputs
+    for name in ("later", "permuted"):
+        assert f"--gen-subset {name}" in " ".join(steps[f"decode end on {name}"].command)
+        assert Path(f"work/decode/end/{name}.jsonl") in steps["assess"].inputs

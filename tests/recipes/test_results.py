@@ -11,7 +11,7 @@ from recipes.common.assess import _quality, assess
 from recipes.common.fidelity import fidelity
 from recipes.common.plan import WorkFolder
 from recipes.common.recipe import REPOSITORY, load
-from recipes.common.tables import NONE, calibration_table, results_markdown
+from recipes.common.tables import NONE, calibration_table, published_section, results_markdown
 from seqdistill.assessment import word_errors
 from seqdistill.errors import InputError
 from seqdistill.hypotheses import Against, Hypothesis, ModelInfo
@@ -215,3 +215,21 @@ def test_a_temperature_that_was_not_found_says_why() -> None:
     table = calibration_table({"systems": {"ensemble": system}})
     assert re.search(r"\| ensemble of 2 \| +1 \|", table)
     assert table.endswith(f"- ensemble of 2: {system['calibration']['temperature_problem']}")
+
+
+def test_published_numbers_stand_beside_ours() -> None:
+    quality = {"test": {"bleu": {"value": 27.94}, "chrf": {"value": 55.0}}, "later": None}
+    theirs = {"what": "big", "value": 28.6, "source": "their page", "system": "one"}
+    results: dict[str, Any] = {
+        "systems": {"one": {"label": "one teacher", "quality": quality}},
+        "published": [
+            {**theirs, "set": "test", "score": "bleu"},
+            {**theirs, "set": "later", "score": "chrf"},
+        ],
+    }
+    heading, table = published_section(results)
+    assert heading == "## Beside published numbers"
+    rows = [re.split(r" *\| *", line.strip("| ")) for line in table.splitlines()]
+    assert rows[2] == ["big", "BLEU, test", "28.6", "27.9", "one teacher", "their page"]
+    assert rows[3][1:4] == ["chrF2, later", "28.6", NONE]
+    assert published_section({"systems": {}}) == []

@@ -7,6 +7,8 @@ import pickle
 import shutil
 import subprocess
 import sys
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -37,7 +39,7 @@ from seqdistill.targets.store.files import MappedTensors, tensors_to_bytes
 from seqdistill.targets.store.verify import verify
 from seqdistill.targets.store.writer import clear, refuse_foreign
 from seqdistill.teachers import ensemble_statistics
-from seqdistill.workers import do_units
+from seqdistill.workers import do_units, worker_number
 from tests.unit.store_cases import (
     Case,
     Squares,
@@ -700,6 +702,32 @@ def test_tensor_files_are_plain_safetensors(tmp_path: Path) -> None:
 
 
 # --- several processes ------------------------------------------------------------------------
+
+
+class Numbers:
+    """Work whose units write which worker did them, once there are as many workers as units."""
+
+    def __init__(self, folder: Path, workers: int) -> None:
+        self.folder = folder
+        self.workers = workers
+
+    def prepare(self) -> Callable[[int], Iterator[int]]:
+        def do(unit: int) -> Iterator[int]:
+            (self.folder / str(unit)).write_text(str(worker_number()))
+            until = time.monotonic() + 60
+            while len(list(self.folder.iterdir())) < self.workers and time.monotonic() < until:
+                time.sleep(0.01)
+            yield 1
+
+        return do
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3])
+def test_workers_have_numbers_by_which_they_choose_a_gpu(tmp_path: Path, workers: int) -> None:
+    assert sum(do_units(Numbers(tmp_path, workers), range(workers), workers)) == workers
+    found = sorted(path.read_text() for path in tmp_path.iterdir())
+    assert found == [str(number) for number in range(workers)]
+    assert worker_number() == 0
 
 
 @pytest.mark.parametrize("workers", [1, 2])
