@@ -1,7 +1,7 @@
 """``python -m recipes.common.average FOLDER``: one model of a training's last checkpoints.
 
 Its weights are the means of theirs, as in fairseq's ``average_checkpoints.py``. Of checkpoints of
-DeepSpeed's engine, whose weights lie in shards, each is put together first.
+DeepSpeed's engine, whose weights lie in shards beside them, each is put together first.
 """
 
 import argparse
@@ -16,8 +16,8 @@ import torch
 from fairseq_plugins.checkpoints import allow_list_fairseq_globals, explain
 from seqdistill.errors import InputError
 from seqdistill.files import atomic_write
-from seqdistill.integrations.deepspeed.pointers import SHARDS, read_pointer
 
+_SHARDS = "deepspeed"  # a folder beside the checkpoints of that engine
 _NUMBERED = re.compile(r"checkpoint(\d+)\.pt")
 
 
@@ -70,10 +70,12 @@ def average(paths: Sequence[Path]) -> dict[str, Any]:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    if (path.parent / SHARDS).is_dir() and read_pointer(path) is not None:
+    if (path.parent / _SHARDS).is_dir():
+        from seqdistill.integrations.deepspeed.pointers import read_pointer
         from seqdistill.integrations.deepspeed.weights import consolidate
 
-        return consolidate(path)
+        if read_pointer(path) is not None:
+            return consolidate(path)
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:

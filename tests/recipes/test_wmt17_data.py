@@ -204,10 +204,47 @@ def test_an_update_is_as_large_on_any_number_of_gpus(
 
 
 @pytest.mark.parametrize(
-    "path", sorted((FOLDER / "deepspeed").glob("*.json")), ids=lambda p: p.stem
+    ("scale", "json_file", "stage", "processes"),
+    [
+        ("full", "stage1.json", 1, 1),
+        ("eight_gpus", "stage1.json", 1, 8),
+        ("eight_gpus", "stage3.json", 3, 8),
+        ("smoke", "smoke.json", 1, 2),
+    ],
 )
-def test_deepspeeds_configurations_take_fairseqs_numbers(path: Path) -> None:
-    values = json.loads(path.read_text())
-    assert values["zero_optimization"]["stage"] in (1, 3)
-    sizes = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps")
-    assert {values[name] for name in (*sizes, "gradient_clipping")} == {"auto"}
+@pytest.mark.parametrize("name", ["teacher 1", "distil proxy", "distil our_proxy"])
+def test_deepspeeds_configurations_agree_with_the_trainings(
+    plan: Callable[..., dict[str, str]],
+    monkeypatch: pytest.MonkeyPatch,
+    scale: str,
+    json_file: str,
+    stage: int,
+    processes: int,
+    name: str,
+) -> None:
+    pytest.importorskip("deepspeed")
+    options = pytest.importorskip("fairseq.options")
+    from fairseq.dataclass.utils import convert_namespace_to_omegaconf
+
+    from fairseq_plugins.scale.configuration import engine_configuration
+    from fairseq_plugins.scale.launch import take_option
+
+    monkeypatch.setenv("DS_ACCELERATOR", "cpu")
+    path = f"recipes/wmt17_en_de/deepspeed/{json_file}"
+    steps = make_plan(
+        load(FOLDER, [f"scale={scale}", f"launch.deepspeed={path}"]), WorkFolder(Path("work"))
+    )
+    (command,) = (list(step.command) for step in steps if step.name == name)
+    given, arguments = take_option(command[command.index("seqdistill-fairseq-train") + 1 :])
+    assert given == path
+    parsed = options.parse_args_and_arch(options.get_training_parser(), arguments)
+    cfg = convert_namespace_to_omegaconf(parsed)
+    values = json.loads((REPOSITORY / path).read_text())
+    configuration = engine_configuration(values, cfg, processes, path)
+    assert configuration.stage == stage
+    assert configuration.values["bf16"]["enabled"] == (scale != "smoke")
+    update = {"teacher 1": (32_768, 4096), "distil proxy": (262_144, 1024)}.get(name)
+    if update is not None and scale != "smoke":
+        tokens, batch = update
+        steps_an_update = configuration.values["gradient_accumulation_steps"]
+        assert steps_an_update * batch * processes == tokens
