@@ -7,7 +7,7 @@ DeepSpeed's engine, whose weights lie in shards beside them, each is put togethe
 import argparse
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,9 @@ import torch
 from fairseq_plugins.checkpoints import allow_list_fairseq_globals, explain
 from seqdistill.errors import InputError
 from seqdistill.files import atomic_write
+
+Reader = Callable[[Path], dict[str, Any]]
+"""From a checkpoint's path to its content."""
 
 _SHARDS = "deepspeed"  # a folder beside the checkpoints of that engine
 _NUMBERED = re.compile(r"checkpoint(\d+)\.pt")
@@ -37,10 +40,14 @@ def last_checkpoints(folder: Path, count: int) -> list[Path]:
     return [path for _, path in numbered[-count:]]
 
 
-def average(paths: Sequence[Path]) -> dict[str, Any]:
+def average(paths: Sequence[Path], read: Reader | None = None) -> dict[str, Any]:
     """Return the last checkpoint with mean weights, without its optimiser.
 
     w = Σ_k w_k / K, summed in float64. Whole numbers (counters) are the last checkpoint's.
+
+    Args:
+        paths: the checkpoints.
+        read: reads one; None: as an ordinary one.
 
     Raises:
         InputError: one cannot be read, or they are of different models.
@@ -48,7 +55,7 @@ def average(paths: Sequence[Path]) -> dict[str, Any]:
     sums: dict[str, torch.Tensor] = {}
     state: dict[str, Any] = {}
     for path in paths:
-        state = _read(path)
+        state = (read or _read)(path)
         weights = state["model"]
         shapes = {name: tensor.shape for name, tensor in weights.items()}
         if sums and shapes != {name: tensor.shape for name, tensor in sums.items()}:
@@ -69,13 +76,22 @@ def average(paths: Sequence[Path]) -> dict[str, Any]:
     return state
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_whole(path: Path) -> dict[str, Any]:
+    """Read a checkpoint; one of DeepSpeed's engine is put together.
+
+    Raises:
+        InputError: it cannot be read, or its shards are not complete.
+    """
     if (path.parent / _SHARDS).is_dir():
         from seqdistill.integrations.deepspeed.pointers import read_pointer
         from seqdistill.integrations.deepspeed.weights import consolidate
 
         if read_pointer(path) is not None:
             return consolidate(path)
+    return _read(path)
+
+
+def _read(path: Path) -> dict[str, Any]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
@@ -95,7 +111,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     allow_list_fairseq_globals()
     try:
         paths = last_checkpoints(given.folder, given.last)
-        state = average(paths)
+        state = average(paths, read_whole)
         with atomic_write(given.output, binary=True) as handle:
             torch.save(state, handle)
     except InputError as error:
