@@ -88,7 +88,7 @@ def test_students_train_on_references_and_on_what_the_ensemble_says(
     work, _ = whole
     pairs = len((work / "data/text/train.en").read_text(encoding="utf-8").splitlines())
     log = next((work / "logs").glob("*-distil-proxy.log")).read_text(encoding="utf-8")
-    assert re.search(rf"train.* {2 * pairs:,}? examples|{2 * pairs} examples", log)
+    assert f"loaded {2 * pairs} examples" in log
     counts = json.loads((work / "data/text/cleaning.json").read_text())["corpora"]
     assert sum(count["kept"] for count in counts.values()) == pairs
 
@@ -106,7 +106,7 @@ def test_every_set_is_measured(whole: tuple[Path, str]) -> None:
         assert 0 < system["likelihood"]["nll"] < 12
         assert len(list(read_hypotheses(work / "decode" / name / "permuted.jsonl"))) == 6
     table = (work / "results.md").read_text(encoding="utf-8")
-    assert "| system | test | biomedical |" in table
+    assert re.search(r"\| system +\| +test \| +biomedical \|", table)
     assert "Proxy-Dirichlet, ours" in printed
     assert "<html" in (work / "report.html").read_text(encoding="utf-8")
 
