@@ -218,22 +218,39 @@ def measure(
 ) -> dict[str, Any]:
     """Return a run's figures beside the plan's."""
     found = run(folder, sizes, stage, ranks, updates, threads)
-    training = planned(sizes, stage, ranks, framework)
-    predicted, moved = memory(training), traffic(training)
     return {
         "stage": stage,
         "ranks": ranks,
         "peak_bytes": [rank["peak_bytes"] for rank in found],
-        "predicted_bytes": predicted.total,
-        "phase": predicted.phase,
-        "predicted_parts": dict(predicted.parts),
         "sent_bytes": sent_bytes(found[0]["collectives"][-1], ranks),
-        "predicted_sent_bytes": moved.gradients + moved.parameters,
         "collectives": found[0]["collectives"][-1],
         "seconds": median(found[0]["seconds"][1:]),
         "cpu_seconds": median(found[0]["cpu_seconds"][1:]),
         "measured_as": found[0]["measured_as"],
+        **predictions(sizes, stage, ranks, framework),
     }
+
+
+def predictions(sizes: dict[str, int], stage: int, ranks: int, framework: float) -> dict[str, Any]:
+    """Return what the plan says of a run."""
+    training = planned(sizes, stage, ranks, framework)
+    predicted, moved = memory(training), traffic(training)
+    return {
+        "predicted_bytes": predicted.total,
+        "phase": predicted.phase,
+        "predicted_parts": dict(predicted.parts),
+        "predicted_sent_bytes": moved.gradients + moved.parameters,
+    }
+
+
+def again(path: Path) -> dict[str, Any]:
+    """Return a record with the present predictions beside its measurements, and its origin."""
+    record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    how = record["sizes"], record["framework_bytes"]
+    for cell in record["cells"]:
+        cell |= predictions(how[0], cell["stage"], cell["ranks"], how[1])
+    record["predictions"] = "made again from the measurements of this commit and command"
+    return record
 
 
 def flat_rows(cells: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -289,10 +306,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2], metavar="N")
     parser.add_argument("--updates", type=int, default=3, help="of each run (%(default)s)")
     parser.add_argument("--quick", action="store_true", help="a tiny model: does it work")
+    parser.add_argument("--again", type=Path, metavar="JSON", help="predict anew for measurements")
     given = parser.parse_args(arguments)
     sizes = QUICK if given.quick else SIZES
     with refusals(parser), tempfile.TemporaryDirectory() as name:
         stem = prepare(given, "scale-quick" if given.quick else "scale")
+        if given.again is not None:
+            record = again(given.again)
+            rows = flat_rows(record["cells"])
+            print(table(rows))
+            write_results(stem, record, rows, draw(rows))
+            return 0
         called = sys.argv[1:] if arguments is None else arguments
         record = environment("cpu", ["python", "-m", "benchmarks.scale", *called])
         framework = framework_bytes(Path(name), given.updates, given.threads)

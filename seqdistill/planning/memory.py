@@ -7,7 +7,7 @@ stage      weights             gradients       Adam, master    buffers
 =========  ==================  ==============  ==============  =====================
 0          P e                 P e             8 P, 4 P if e<4 min(P, 500 M) e
 1          P e                 P e + K e       12 K            reduce_bucket e
-2          P e                 2 K e           12 K            reduce_bucket e
+2          P e                 K e             12 K            reduce_bucket e
 3          K e + what is live  K e             12 K            reduce_bucket e
 =========  ==================  ==============  ==============  =====================
 
@@ -178,31 +178,38 @@ def _phases(
         "gradients": between,
         "activations": activations.at_backward(training.checkpointing) + activations.transient,
         "fused loss": loss + scaled + waiting,
-        "communication": buckets + live,
+        "communication": (0 if training.stage == 0 else buckets) + live,
     }
-    # Embeddings that are the projection get their parts of its gradient one after another, and all
-    # of them are held until the last has come.
-    tied = 2 if training.student.sharing == "all" and not training.student.is_speech else 1
     phases["backward, last layer"] = {
         "gradients": gradients,
         "activations": activations.front + activations.transient,
         "fused loss": table * e + waiting,
-        "communication": buckets + live + (tied - 1) * table * e,
+        "communication": (0 if training.stage == 0 else buckets) + live,
     }
+    if training.stage == 0:
+        # A plain all-reduce comes after the whole backward pass.
+        phases["all-reduce"] = {
+            "gradients": gradients,
+            "fused loss": waiting,
+            "communication": buckets,
+        }
     phases["update"] = {
-        "gradients": gradients,
+        "gradients": K * e if training.stage else gradients,
         "optimizer": _update(training, student),
         "fused loss": waiting,
-        "communication": buckets,
+        # On a GPU the allocator keeps the bucket; on a CPU it has been given back.
+        "communication": 0 if training.machine.is_cpu or training.stage == 0 else buckets,
     }
     return phases
 
 
 def _gradients(training: Training, P: int) -> int:
     K, e = partition(training, P), training.element_bytes
-    if training.stage <= 1:
-        return P * e + (K * e if training.stage == 1 else 0)
-    return (2 if training.stage == 2 else 1) * K * e
+    if training.stage == 0:
+        return P * e
+    # ZeRO 1 has all gradients until they are copied into the bucket, page by page on a CPU.
+    whole = P * e if training.stage == 1 and not training.machine.is_cpu else 0
+    return whole + K * e
 
 
 def _buckets(training: Training, P: int) -> int:
@@ -230,6 +237,7 @@ def _update(training: Training, student: Parameters) -> int:
         return 0
     P = student.total
     if training.stage > 0:
-        return 2 * _FLOAT32 * partition(training, P)
+        copies = 2 if training.element_bytes < _FLOAT32 else 1
+        return copies * _FLOAT32 * partition(training, P)
     copies = _FLOAT32 * P if training.element_bytes < _FLOAT32 else 0
     return copies + _FLOAT32 * student.projection

@@ -56,12 +56,11 @@ def traffic(training: Training) -> Traffic:
     if training.stage == 0:
         gradients = collective_bytes("all_reduce", payload, W)
         parameters = 0
-    elif training.stage == 1:
-        gradients = collective_bytes("reduce_scatter", payload, W)
-        parameters = collective_bytes("all_gather", payload, W)
-    elif training.stage == 2:
-        # Gradients are partitioned, so those of every micro-batch are reduced.
-        gradients = k * collective_bytes("reduce_scatter", payload, W)
+    elif training.stage <= 2:
+        # DeepSpeed reduces buckets of several ranks' parts by all-reduces. From stage 2 on
+        # gradients are partitioned, so those of every micro-batch are reduced.
+        micro = k if training.stage == 2 else 1
+        gradients = micro * collective_bytes("all_reduce", payload, W)
         parameters = collective_bytes("all_gather", payload, W)
     else:
         gradients = k * collective_bytes("reduce_scatter", payload, W)

@@ -1,15 +1,17 @@
 """The page on planning agrees with the code: options, assumptions, sweeps, measured errors."""
 
 import csv
+import json
 import re
 import shlex
 from dataclasses import fields
 
 import pytest
 
+from benchmarks.scale import planned
 from seqdistill.cli.main import build_parser
 from seqdistill.cli.plan import training_of
-from seqdistill.planning import MACHINES, PRESETS, Assumptions
+from seqdistill.planning import MACHINES, PRESETS, Assumptions, memory, traffic
 from seqdistill.planning.tables import sweep_text
 from tests.docs.pages import ROOT
 
@@ -61,3 +63,29 @@ def test_errors_are_those_that_were_measured() -> None:
     for row in measured:
         cell = shown[row["case"]][whats.index(row["what"])]
         assert cell == f"{float(row['predicted_over_measured']):.2f}"
+
+
+def test_the_runs_on_deepspeed_are_those_that_were_measured() -> None:
+    path = ROOT / "benchmarks" / "results" / "scale.csv"
+    with path.open(encoding="utf-8") as handle:
+        measured = list(csv.DictReader(handle))
+    assert rows("ZeRO") == [
+        [
+            row["stage"],
+            row["ranks"],
+            row["peak_mib"],
+            row["predicted_mib"],
+            f"{float(row['predicted_over_measured']):.2f}",
+            row["sent_mib"],
+            row["predicted_sent_mib"],
+        ]
+        for row in measured
+    ]
+    # What is predicted here and now, not only what was when the figures were made.
+    record = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+    for cell in record["cells"]:
+        where = cell["stage"], cell["ranks"]
+        training = planned(record["sizes"], *where, record["framework_bytes"])
+        assert memory(training).total == pytest.approx(max(cell["peak_bytes"]), rel=0.15), where
+        moved = traffic(training)
+        assert moved.gradients + moved.parameters == pytest.approx(cell["sent_bytes"], rel=0.01)

@@ -70,7 +70,7 @@ def test_rows_of_plan() -> None:
     assert "0.50" in plan.table(rows)
 
 
-@pytest.mark.parametrize("name", ["plan"])
+@pytest.mark.parametrize("name", ["plan", "scale"])
 def test_results_say_where_they_are_from(name: str) -> None:
     folder = Path(plan.__file__).parent / "results"
     record = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
