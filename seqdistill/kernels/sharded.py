@@ -27,6 +27,9 @@ from seqdistill.teachers.statistics import statistics_of_means
 # Rows of one transfer: 20 MiB of sums on a CPU, 128 MiB on a GPU; at least that many tokens.
 _CPU_ELEMENTS, _GPU_ELEMENTS, _LEAST_TOKENS = 5 << 19, 1 << 24, 64
 
+#: Whether the next transfer is computed while one is under way.
+OVERLAP = True
+
 
 @dataclass(frozen=True)
 class ShardedMembers:
@@ -77,7 +80,8 @@ class ShardedSource:
         members: this rank's.
         index: must be None; the members were read on the counted tokens only.
         dtype: of the members' products.
-        overlap: whether the next transfer is computed while one is under way.
+        overlap: whether the next transfer is computed while one is under way; None: as
+            :data:`OVERLAP` says.
 
     Raises:
         InputError: tokens that do not count are still there.
@@ -88,7 +92,7 @@ class ShardedSource:
         members: ShardedMembers,
         index: Tensor | None,
         dtype: torch.dtype,
-        overlap: bool = True,
+        overlap: bool | None = None,
     ) -> None:
         if index is not None:
             raise InputError(
@@ -100,7 +104,7 @@ class ShardedSource:
         self._sources = [MemberSource(part, None, dtype) for part in members.parts]
         self._own = self._sources[self.group.rank]
         self.tokens, self.V = self._own.tokens, self._own.V
-        self._overlap = overlap
+        self._overlap = OVERLAP if overlap is None else overlap
         self._round = 0
         self._device = members.device
 
