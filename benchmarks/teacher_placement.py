@@ -134,8 +134,7 @@ def _rank(rank: int, meeting: str, settings: dict[str, Any], results: Any) -> No
     student = random_model(architecture, dictionary, 64, settings["seed"])
     batch = random_batch(dictionary, settings["sentences"], 16, settings["seed"] + rank)
     mask = torch.ones_like(batch.target, dtype=torch.bool)
-    if not settings["overlap"]:
-        sharded.OVERLAP = False
+    sharded.OVERLAP = settings["overlap"]
 
     def load(path: str) -> Any:
         return random_model(architecture, dictionary, 64, int(path))

@@ -4,7 +4,7 @@ The three sums of an ensemble's statistics (Σ p, Σ ln p, Σ_v p ln p) add over
 teacher group reads the batches of all of them with the members it holds. For a chunk of its own
 tokens it adds up what the others send; the others' chunks it sends them, in shifts: in shift d to
 the rank d behind it, while what the rank d before it has computed arrives. What is sent is cut into
-transfers of a bounded size, and while one is under way the next is computed.
+transfers of a bounded size; on a GPU, while one is under way the next is computed.
 """
 
 from collections.abc import Iterator, Sequence
@@ -27,8 +27,9 @@ from seqdistill.teachers.statistics import statistics_of_means
 # Rows of one transfer: 20 MiB of sums on a CPU, 128 MiB on a GPU; at least that many tokens.
 _CPU_ELEMENTS, _GPU_ELEMENTS, _LEAST_TOKENS = 5 << 19, 1 << 24, 64
 
-#: Whether the next transfer is computed while one is under way.
-OVERLAP = True
+#: Whether the next transfer is computed while one is under way. None: on GPUs; on a CPU, whose
+#: cores move the bytes themselves, nothing was gained, and it takes two buffers more.
+OVERLAP: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -104,9 +105,10 @@ class ShardedSource:
         self._sources = [MemberSource(part, None, dtype) for part in members.parts]
         self._own = self._sources[self.group.rank]
         self.tokens, self.V = self._own.tokens, self._own.V
-        self._overlap = OVERLAP if overlap is None else overlap
         self._round = 0
         self._device = members.device
+        asked = OVERLAP if overlap is None else overlap
+        self._overlap = self._device.type != "cpu" if asked is None else asked
 
     @property
     def longest(self) -> int:
@@ -163,10 +165,11 @@ class ShardedSource:
         self._round += 1
         under_way: _Transfer | None = None
         for number, (to, source, rows) in enumerate(self._transfers()):
-            message = self._message(to, first, rows, number % 2)
+            slot = number % 2 if self._overlap else 0
+            message = self._message(to, first, rows, slot)
             arriving = None
             if sums is not None and (n := len(range(*rows.indices(len(sums[2]))))) > 0:
-                arriving = self._buffer(f"arriving{number % 2}", n)
+                arriving = self._buffer(f"arriving{slot}", n)
             started = self.group.exchange(message, to, arriving, source)
             if under_way is not None:
                 self._arrived(under_way, sums)
