@@ -10,8 +10,10 @@ import functools
 import json
 import logging
 import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,7 +26,7 @@ _FORMAT = "%(asctime)s | %(levelname)s | %(name)s | %(message)s"
 
 
 def run_together(
-    folder: Path, runs: dict[str, list[str]], processes: int = 0, timeout: float = 300
+    folder: Path, runs: dict[str, list[str]], processes: int = 0, stall: float = 120
 ) -> dict[str, str]:
     """Run trainings one after another; return the log of rank 0 of each.
 
@@ -32,7 +34,7 @@ def run_together(
         folder: for what is written.
         runs: name → arguments of seqdistill-fairseq-train.
         processes: under torchrun; 0: one process, without.
-        timeout: seconds for all of them, so that a hang fails.
+        stall: seconds without a line in any log after which it is taken for a hang.
     """
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / "runs.json"
@@ -44,16 +46,25 @@ def run_together(
     command += ["-m", "tests.plugins.scale_runs", str(file)]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
     environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    result = subprocess.run(
-        command,
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        env=environment,
-        cwd=ROOT,
-        check=False,
-    )
-    assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-6000:]
+    output = folder / "output.txt"
+    with output.open("w") as handle:
+        process = subprocess.Popen(
+            command,
+            stdout=handle,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            cwd=ROOT,
+            start_new_session=True,
+        )
+        try:
+            while process.poll() is None:
+                newest = max(path.stat().st_mtime for path in folder.iterdir())
+                assert time.time() - newest < stall, f"no line for {stall:g} s: a hang?"
+                time.sleep(0.5)
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+    assert process.returncode == 0, output.read_text()[-8000:]
     return {name: (folder / f"{name}.log").read_text() for name in runs}
 
 
