@@ -75,7 +75,7 @@ def engine_configuration(
             )
         # The seam clips: an engine in float32 without ZeRO keeps no norm.
         values["gradient_clipping"] = 0.0
-    if zero["stage"] == 3 and world_size > 1:
+    if zero["stage"] == 3:
         _check_validation(cfg, path)
     optimizer = optimizer_section(given, cfg, zero, agreement)
     values.pop("optimizer", None)
@@ -138,9 +138,9 @@ def _check_validation(cfg: Any, path: str) -> None:
         if getattr(cfg.task, name, False):
             option = f"--{name.replace('_', '-')}"
             raise InputError(
-                f"{path}: {option} cannot be used with 'zero_optimization.stage' 3: processes "
-                "decode different numbers of steps, and each step would wait for all of them. Use "
-                f"stage 2, or leave {option} away and decode with the consolidated checkpoint"
+                f"{path}: {option} cannot be used with 'zero_optimization.stage' 3: a decoder's "
+                "weights are in parts, and processes decode different numbers of steps. Use stage "
+                f"2, or leave {option} away and decode with the consolidated checkpoint"
             )
 
 

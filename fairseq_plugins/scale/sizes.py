@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import distributed
 
+from seqdistill.errors import InputError
+
 
 class GlobalSampleSize:
     """The sample size of the coming update, known before its first backward.
@@ -35,6 +37,9 @@ class GlobalSampleSize:
         Args:
             samples: this rank's batches; an empty one is a filler.
             device: where the collective runs.
+
+        Raises:
+            InputError: batches of this task cannot be counted.
         """
         sizes = [self._size(sample) if sample else 0.0 for sample in samples]
         reported = sum(sizes) if samples[-1] else 0.0
@@ -45,4 +50,10 @@ class GlobalSampleSize:
         self.total = total or 1.0
 
     def _size(self, sample: dict[str, Any]) -> float:
-        return float(len(sample["target"]) if self.by_sentences else sample["ntokens"])
+        try:
+            return float(len(sample["target"]) if self.by_sentences else sample["ntokens"])
+        except KeyError as error:
+            raise InputError(
+                f"--deepspeed: this task's batches have no {error}, which the loss is divided by; "
+                "tasks of translation and of speech have it"
+            ) from error

@@ -85,6 +85,7 @@ def measured(corpus: Corpus, folder: Path) -> dict[str, str]:
     for stage in (1, 2, 3):
         path = stage_configuration(folder, stage)
         runs[f"accumulated{stage}"] = translation(corpus, *accumulate, path)
+    runs["accumulated2"] += ["--eval-bleu", "--eval-bleu-args", '{"beam": 2}']
     runs["checkpointed"] = training(corpus, *PROXY, "--checkpoint-activations", *deepspeed)
     runs["sentences"] = translation(corpus, "--sentence-avg", *deepspeed)
     return run_together(folder / "engine", runs, processes=2)
@@ -130,6 +131,12 @@ def test_accumulated_batches_and_a_last_update_of_fewer(
         compared = slice(2 if update % 2 else 4)
         assert ours[compared] == pytest.approx(stock[compared], rel=TOLERANCE, abs=2e-3)
     assert got[1][3] < reference[1][3], "the log forgets, as fairseq's does"
+
+
+def test_validation_decodes_where_parameters_are_whole(measured: dict[str, str]) -> None:
+    bleus = [record["valid_bleu"] for record in logged(measured["accumulated2"], "valid")]
+    assert len(bleus) >= 10
+    assert all(0 <= bleu <= 100 for bleu in bleus)
 
 
 @pytest.mark.parametrize(("name", "kind"), [("checkpointed", "fused"), ("sentences", "sentences")])

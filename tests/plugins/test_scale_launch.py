@@ -5,7 +5,12 @@ import sys
 from pathlib import Path
 
 from tests.plugins.corpus import PROGRAMS, Corpus, logged, run, training_arguments
-from tests.plugins.test_scale_curves import PROXY, configuration, stage_configuration
+from tests.plugins.test_scale_curves import (
+    PROXY,
+    configuration,
+    stage_configuration,
+    translation,
+)
 
 
 def test_the_command_under_torchrun(corpus: Corpus, tmp_path: Path) -> None:
@@ -63,3 +68,34 @@ def test_an_optimizer_of_whole_tensors_goes_without_zero_only(
     result = run("seqdistill-fairseq-train", *arguments, *deepspeed)
     assert result.returncode == 1
     assert "--optimizer adafactor works on whole tensors" in result.stderr.splitlines()[-1]
+
+
+def test_a_criterion_that_counts_something_else_ends_the_training(
+    corpus: Corpus, tmp_path: Path
+) -> None:
+    """The loss was divided by the tokens of the batches before anybody asked the criterion."""
+    (tmp_path / "twice").mkdir()
+    (tmp_path / "twice" / "__init__.py").write_text(
+        """
+from fairseq.criterions import register_criterion
+from fairseq.criterions.cross_entropy import CrossEntropyCriterion, CrossEntropyCriterionConfig
+
+@register_criterion("twice", dataclass=CrossEntropyCriterionConfig)
+class Twice(CrossEntropyCriterion):
+    def forward(self, model, sample, reduce=True):
+        loss, size, log = super().forward(model, sample, reduce)
+        return loss, 2 * size, log
+"""
+    )
+    arguments = translation(corpus, "--max-update", 1)
+    arguments[arguments.index("label_smoothed_cross_entropy")] = "twice"
+    where = arguments.index("--label-smoothing")
+    del arguments[where : where + 2]
+    arguments += ["--user-dir", str(tmp_path / "twice")]
+    arguments += ["--deepspeed", stage_configuration(tmp_path, 1)]
+    result = run("seqdistill-fairseq-train", *arguments)
+    assert result.returncode == 1
+    error = result.stderr.splitlines()[-1]
+    tokens = [float(word) for word in error.replace(",", "").split() if word.isdecimal()]
+    assert "the criterion reports a sample size of" in error
+    assert tokens[0] == 2 * tokens[1]
