@@ -55,12 +55,14 @@ def train(cfg: Any, path: str, bf16: bool = False) -> None:
     from fairseq_plugins.fit import check_fit
     from fairseq_plugins.scale.agreement import read_json
     from fairseq_plugins.scale.configuration import engine_configuration
+    from fairseq_plugins.scale.saving import install
     from fairseq_plugins.scale.trainer import DeepSpeedTrainer
 
     cfg.common.bf16 = bf16
     world_size = cfg.distributed_training.distributed_world_size
     configuration = engine_configuration(read_json(path), cfg, world_size, path)
     check_fit(cfg, configuration.values.get("zero_optimization"))
+    install()
     program.Trainer = functools.partial(DeepSpeedTrainer, configuration=configuration)
     _main(cfg)
 

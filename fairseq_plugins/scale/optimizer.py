@@ -150,6 +150,10 @@ class DeepSpeedOptimizer(FairseqOptimizer):
     def step(self, closure: Any = None, scale: float = 1.0, groups: Any = None) -> None:
         """Do nothing: :meth:`clip_grad_norm` did it."""
 
+    def state_dict(self) -> dict[str, Any]:
+        """Return nothing: the engine saves the optimizer's state with its shards."""
+        return {}
+
     def zero_grad(self) -> None:
         """Do nothing: the engine clears gradients after each update."""
 

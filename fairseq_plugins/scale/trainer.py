@@ -17,6 +17,8 @@ from fairseq.trainer import Trainer
 from fairseq_plugins.scale.configuration import EngineConfiguration
 from fairseq_plugins.scale.engine import build_engine
 from fairseq_plugins.scale.optimizer import DeepSpeedOptimizer, SkippedUpdate
+from fairseq_plugins.scale.resuming import resume
+from fairseq_plugins.scale.saving import Saver
 from fairseq_plugins.scale.sizes import GlobalSampleSize
 from seqdistill.errors import InputError
 
@@ -59,16 +61,12 @@ class DeepSpeedTrainer(Trainer):
             cfg.optimization.sentence_avg, self.data_parallel_process_group
         )
         self._engine: Any = None
+        self.saver = Saver(self)
 
     @property
     def use_distributed_wrapper(self) -> bool:
         """No: the engine is the wrapper."""
         return False
-
-    @property
-    def should_save_checkpoint_on_current_rank(self) -> bool:
-        """Yes: every rank has a shard."""
-        return True
 
     @property
     def engine(self) -> Any:
@@ -114,20 +112,15 @@ class DeepSpeedTrainer(Trainer):
             metrics.log_stop_time("train_wall")
             return None
 
-    def consolidate_optimizer(self) -> None:
-        """Do nothing: a checkpoint of the engine has a part on every rank."""
-
     def save_checkpoint(self, filename: str, extra_state: dict[str, Any]) -> str | None:
-        """Save a checkpoint of all ranks.
-
-        Raises:
-            InputError: always, until checkpoints of the engine can be saved.
-        """
+        """Save a checkpoint on rank 0; the other ranks follow (see ``saving``)."""
         if Path(filename).name.startswith("crash"):
             # fairseq calls this on the rank that failed; the others would not come along.
             logger.warning("no crash.pt: a checkpoint of the engine needs all ranks")
             return None
-        raise InputError("--deepspeed: checkpoints cannot be saved yet; train with --no-save")
+        state = self.state_dict()
+        state["extra_state"].update(extra_state)
+        return self.saver.save(filename, state)
 
     def load_checkpoint(
         self,
@@ -137,15 +130,27 @@ class DeepSpeedTrainer(Trainer):
         optimizer_overrides: Any = None,
         reset_meters: bool = False,
     ) -> dict[str, Any] | None:
-        """Load a checkpoint if there is one.
+        """Go on from a checkpoint of the engine, or from ordinary weights, if there are any."""
+        return resume(
+            self,
+            filename,
+            reset_optimizer,
+            reset_lr_scheduler,
+            optimizer_overrides,
+            reset_meters,
+        )
+
+    @property
+    def unpartitioned_model(self) -> Any:
+        """The student before the engine takes it.
 
         Raises:
-            InputError: there is one, until checkpoints of the engine can be loaded.
+            RuntimeError: it has taken it.
         """
-        if Path(filename).exists():
-            raise InputError(
-                f"{filename}: --deepspeed cannot resume from checkpoints yet; give another "
-                "--save-dir"
-            )
-        logger.info(f"No existing checkpoint found {filename}")
-        return None
+        if self._engine is not None:
+            raise RuntimeError("the engine has the student already")
+        return self._model
+
+    def set_history(self, history: list[dict[str, Any]]) -> None:
+        """Take up what fairseq notes of each training that a checkpoint went through."""
+        self._optim_history = history

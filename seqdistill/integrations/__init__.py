@@ -1,0 +1,1 @@
+"""Thin adapters to other frameworks; each is imported only when it is asked for."""
