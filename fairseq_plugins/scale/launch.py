@@ -55,6 +55,7 @@ def train(cfg: Any, path: str, bf16: bool = False) -> None:
     from fairseq_plugins.fit import check_fit
     from fairseq_plugins.scale.agreement import read_json
     from fairseq_plugins.scale.configuration import engine_configuration
+    from fairseq_plugins.scale.ending import explained
     from fairseq_plugins.scale.saving import install
     from fairseq_plugins.scale.trainer import DeepSpeedTrainer
 
@@ -64,7 +65,8 @@ def train(cfg: Any, path: str, bf16: bool = False) -> None:
     check_fit(cfg, configuration.values.get("zero_optimization"))
     install()
     program.Trainer = functools.partial(DeepSpeedTrainer, configuration=configuration)
-    _main(cfg)
+    with explained(cfg.checkpoint.save_dir):
+        _main(cfg)
 
 
 def take_option(arguments: Sequence[str]) -> tuple[str, list[str]]:

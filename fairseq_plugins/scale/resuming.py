@@ -64,6 +64,7 @@ def resume(
             trainer.lr_scheduler.load_state_dict(last["lr_scheduler_state"])
         trainer.set_num_updates(last["num_updates"])
     extra: dict[str, Any] = state["extra_state"]
+    _adapt_position(extra["train_iterator"], shards.ranks, trainer.data_parallel_world_size)
     _restore_progress(trainer, extra, reset_meters)
     trainer.set_history(state["optimizer_history"])
     logger.info(
@@ -218,6 +219,14 @@ def _load_the_untrained(engine: Any, folder: Path, shards: Shards) -> None:
                 if hasattr(parameter, "ds_id") and distributed.get_rank() != 0:
                     continue
                 parameter.copy_(weights[name])
+
+
+def _adapt_position(position: dict[str, Any], ranks: int, now: int) -> None:
+    """Say where in the epoch other ranks go on: fairseq counts the batches of one rank."""
+    done = position.get("iterations_in_epoch", 0) * ranks
+    position["iterations_in_epoch"] = done // now
+    if done % now:
+        logger.info(f"{done % now} of {done} batches of this epoch come again: {now} ranks share it")
 
 
 def _restore_progress(trainer: Any, extra: dict[str, Any], reset_meters: bool) -> None:

@@ -7,7 +7,6 @@ whose ``copy`` truncates the old file before it writes the new one.
 """
 
 import logging
-import os
 from pathlib import Path
 from typing import Any
 
@@ -148,8 +147,3 @@ def _agree_on(message: str | None, device: torch.device) -> str:
     box = [message]
     distributed.broadcast_object_list(box, src=0, device=device)
     return str(box[0])
-
-
-def default_checkpoint(save_dir: str | os.PathLike[str]) -> Path:
-    """Return the pointer that a repeated command goes on from."""
-    return Path(save_dir) / "checkpoint_last.pt"

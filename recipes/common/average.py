@@ -13,9 +13,10 @@ from typing import Any
 
 import torch
 
-from fairseq_plugins.checkpoints import allow_list_fairseq_globals, explain
+from fairseq_plugins.checkpoints import allow_list_fairseq_globals, explain, points_to_shards
 from seqdistill.errors import InputError
 from seqdistill.files import atomic_write
+from seqdistill.integrations.deepspeed.pointers import RECORD
 
 Reader = Callable[[Path], dict[str, Any]]
 """From a checkpoint's path to its content."""
@@ -96,6 +97,8 @@ def _read(path: Path) -> dict[str, Any]:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise explain(error, path) from error
+    if isinstance(state, dict) and RECORD in state:
+        raise points_to_shards(path)
     if not isinstance(state, dict) or "model" not in state:
         raise InputError(f"{path}: not a fairseq checkpoint (it has no 'model')")
     return state

@@ -87,6 +87,10 @@ VERBS: dict[str, tuple[str, str]] = {
         "seqdistill.cli.plan",
         "predict the memory and the time of a training before it is started",
     ),
+    "consolidate": (
+        "seqdistill.cli.consolidate",
+        "make one ordinary checkpoint of the shards of a training with --deepspeed",
+    ),
     "doctor": (
         "seqdistill.cli.doctor",
         "show what is installed here and which loss backend is used, and why",

@@ -36,8 +36,7 @@ def main() -> None:
     from fairseq.logging import progress_bar  # noqa: F401  (sets up logging)
 
     import fairseq_plugins  # noqa: F401
-    from fairseq_plugins.scale import launch
-    from fairseq_plugins.scale import saving
+    from fairseq_plugins.scale import launch, saving
     from seqdistill.errors import InputError
 
     results = []

@@ -33,6 +33,7 @@ STAGES = (
     "assessment",
     "planning",
     "report",
+    "integrations",
     "cli",
 )
 

@@ -33,11 +33,15 @@ def consolidate(path: str | Path, dtype: torch.dtype = torch.float32) -> dict[st
         )
     state, shards = found
     weights = load_weights(shards.check(path), shards)
-    state["model"] = {
-        name: weight.to(dtype) if weight.is_floating_point() else weight
-        for name, weight in weights.items()
-    }
-    return state
+    state["model"] = {}
+    copies: dict[tuple[int, torch.Size], Tensor] = {}
+    for name, weight in weights.items():
+        # Not parts of one vector, as the shards have them; tied weights stay one.
+        key = (weight.data_ptr(), weight.shape)
+        if key not in copies or not weight.numel():
+            copies[key] = weight.to(dtype if weight.is_floating_point() else weight.dtype, copy=True)
+        state["model"][name] = copies[key]
+    return {"args": None} | state
 
 
 def load_weights(folder: Path, shards: Shards) -> dict[str, Tensor]:
