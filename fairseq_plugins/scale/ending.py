@@ -37,7 +37,8 @@ def explained(save_dir: str) -> Iterator[None]:
     Args:
         save_dir: of its checkpoints.
     """
-    if distributed.is_initialized():
+    # torch has it since 2.14; before, its own times hold (NCCL 10 minutes, gloo 30).
+    if distributed.is_initialized() and hasattr(distributed, "set_timeout"):
         minutes = float(os.environ.get("DEEPSPEED_TIMEOUT", MINUTES))
         distributed.set_timeout(timedelta(minutes=minutes))
     watch = _Watch(save_dir, processes())

@@ -226,7 +226,9 @@ def _adapt_position(position: dict[str, Any], ranks: int, now: int) -> None:
     done = position.get("iterations_in_epoch", 0) * ranks
     position["iterations_in_epoch"] = done // now
     if done % now:
-        logger.info(f"{done % now} of {done} batches of this epoch come again: {now} ranks share it")
+        logger.info(
+            f"{done % now} of {done} batches of this epoch come again: {now} ranks share it"
+        )
 
 
 def _restore_progress(trainer: Any, extra: dict[str, Any], reset_meters: bool) -> None:

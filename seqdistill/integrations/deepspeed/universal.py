@@ -111,9 +111,8 @@ def _give_one_form(folder: Path, shards: Shards) -> None:
         shutil.copy2(folder / _OF_STAGES_1_AND_2, folder / _OF_STAGE_3)
     # Of the rest, which is rank 0's, only what is the same on all ranks.
     kept = ("loss_scaler", "dynamic_loss_scale", "overflow", "clip_grad", "ds_version")
-    state = {key: common[key] for key in kept if key in common}
-    state.setdefault("ds_version", shards.deepspeed)
-    state.setdefault("clip_grad", 0.0)
-    state["param_groups"] = groups
-    state["optimizer_state_dict"] = {"state": {0: {"step": step}}, "param_groups": groups}
-    torch.save(state, weights / "optimizer_state.pt")
+    whole = {"ds_version": shards.deepspeed, "clip_grad": 0.0}
+    whole |= {key: common[key] for key in kept if key in common}
+    whole["param_groups"] = groups
+    whole["optimizer_state_dict"] = {"state": {0: {"step": step}}, "param_groups": groups}
+    torch.save(whole, weights / "optimizer_state.pt")

@@ -39,7 +39,9 @@ def consolidate(path: str | Path, dtype: torch.dtype = torch.float32) -> dict[st
         # Not parts of one vector, as the shards have them; tied weights stay one.
         key = (weight.data_ptr(), weight.shape)
         if key not in copies or not weight.numel():
-            copies[key] = weight.to(dtype if weight.is_floating_point() else weight.dtype, copy=True)
+            copies[key] = weight.to(
+                dtype if weight.is_floating_point() else weight.dtype, copy=True
+            )
         state["model"][name] = copies[key]
     return {"args": None} | state
 
