@@ -16,6 +16,7 @@ from fairseq.file_io import PathManager
 from torch import distributed, nn
 
 import seqdistill
+from seqdistill.errors import InputError
 from seqdistill.files import atomic_write
 from seqdistill.integrations.deepspeed.folders import new_tag, remove_unnamed, shard_files
 from seqdistill.integrations.deepspeed.pointers import SHARDS, Shards, write_pointer
@@ -37,8 +38,18 @@ class WholeFiles(PathManager):
         return True
 
 
-def install() -> None:
-    """Make fairseq save the engine's checkpoints."""
+def install(cfg: Any) -> None:
+    """Make fairseq save the engine's checkpoints.
+
+    Raises:
+        InputError: options that would leave something out of them.
+    """
+    for option, given in (
+        ("--store-ema", cfg.ema.store_ema),
+        ("--write-checkpoints-asynchronously", cfg.checkpoint.write_checkpoints_asynchronously),
+    ):
+        if given:
+            raise InputError(f"{option} cannot be used with --deepspeed")
     checkpoint_utils.save_checkpoint = save_checkpoint
     checkpoint_utils.PathManager = WholeFiles
 

@@ -4,7 +4,6 @@ A pointer is an ordinary torch file without weights. It is written when its shar
 read with torch's safe loading.
 """
 
-import argparse
 import io
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
@@ -15,6 +14,7 @@ import torch
 
 from seqdistill.errors import InputError
 from seqdistill.files import write_whole
+from seqdistill.safe_loading import fairseq_globals
 
 #: The folder of shards, beside the pointers.
 SHARDS = "deepspeed"
@@ -121,7 +121,7 @@ def read_pointer(path: str | Path) -> tuple[dict[str, Any], Shards] | None:
     if not Path(path).is_file():
         raise InputError(f"{path}: no such checkpoint")
     try:
-        with torch.serialization.safe_globals([argparse.Namespace]):
+        with torch.serialization.safe_globals(fairseq_globals()):
             # mmap: an ordinary checkpoint's weights are not read only to say that it is one.
             state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:
