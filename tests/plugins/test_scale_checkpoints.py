@@ -5,6 +5,10 @@ did is looked at afterwards.
 """
 
 import json
+import os
+import signal
+import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +19,7 @@ from seqdistill.cli.main import main
 from seqdistill.errors import InputError
 from seqdistill.integrations.deepspeed.pointers import Shards, read_pointer
 from seqdistill.integrations.deepspeed.weights import consolidate
-from tests.plugins.corpus import ARCHITECTURE, USER_DIR, Corpus, run
+from tests.plugins.corpus import ARCHITECTURE, PROGRAMS, USER_DIR, Corpus, run
 from tests.plugins.scale_jobs import run_jobs
 
 pytest.importorskip("deepspeed")
@@ -112,6 +116,10 @@ def runs(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Runs:
     middle = found.path("noise", "checkpoint_1_5.pt")
     found.add("noise", 2, 1, *by_updates, "--dropout", 0.3)
     found.add("noise again", 2, 1, "--dropout", 0.3, "--restore-file", middle, "--no-save")
+    half = ("--fp16", "--fp16-init-scale", 2**22, "--fp16-scale-window", 3)
+    found.add("half", 2, 2, *by_updates, *half)
+    middle = found.path("half", "checkpoint_1_5.pt")
+    found.add("half again", 3, 1, *half, "--restore-file", middle, "--no-save")
     found.run()
     return found
 
@@ -162,6 +170,16 @@ def test_other_stages_go_on_through_the_universal_checkpoint(runs: Runs) -> None
     made = (folder / "update5" / "zero" / "optimizer_state.pt").stat().st_mtime
     log = runs.path("jobs0", f"{[*runs.jobs].index('stage3-2')}.0.log")
     assert made < log.stat().st_mtime
+
+
+def test_the_loss_scale_of_fp16_goes_on(runs: Runs) -> None:
+    assert runs.curve("half again") == pytest.approx(runs.curve("half", start=6), abs=2e-2)
+    before, again = (
+        [float(r["loss_scale"]) for r in runs.results[name]["ranks"][0]["values"]["train_inner"]]
+        for name in ("half", "half again")
+    )
+    assert again == before[-len(again) :]
+    assert len({*before}) > 2, "it moved"
 
 
 def test_zero_0_is_not_converted(runs: Runs) -> None:
@@ -372,3 +390,40 @@ def test_the_others_name_the_rank_that_has_gone(killed: Runs) -> None:
     assert said[0].startswith("rank 1 (process ")
     last = killed.path("rank 1", "checkpoint_last.pt")
     assert f"{last} is whole (update 3): the same command goes on from there" in said[0]
+
+
+def test_torchrun_ends_when_a_rank_is_killed(runs: Runs, tmp_path: Path) -> None:
+    arguments = list(runs.jobs["whole2"]["arguments"])
+    for option, value in (("--save-dir", tmp_path), ("--max-update", 5000)):
+        arguments[arguments.index(option) + 1] = str(value)
+    with open(tmp_path / "output", "w+") as output:
+        job = subprocess.Popen(
+            [PROGRAMS / "torchrun", "--standalone", "--nproc_per_node", "2", "--no-python",
+             PROGRAMS / "seqdistill-fairseq-train", *arguments],
+            stdout=output, stderr=output, env=os.environ | {"OMP_NUM_THREADS": "1"},
+        )  # fmt: skip
+        try:
+            end = time.monotonic() + 240
+            while not (tmp_path / "checkpoint_last.pt").exists() and job.poll() is None:
+                assert time.monotonic() < end
+                time.sleep(0.1)
+            os.kill(_rank_1_of(job.pid), signal.SIGKILL)
+            assert job.wait(timeout=60) != 0
+        finally:
+            job.kill()
+        output.seek(0)
+        text = output.read()
+    assert "rank 1 (process " in text, text[-3000:]
+    assert f"{tmp_path / 'checkpoint_last.pt'} is whole (update " in text
+
+
+def _rank_1_of(launcher: int) -> int:
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+            is_rank_1 = b"\0RANK=1\0" in (folder / "environ").read_bytes()
+        except OSError:  # another's, or gone
+            continue
+        if parent == launcher and is_rank_1:
+            return int(folder.name)
+    raise AssertionError("no rank 1")
