@@ -63,7 +63,6 @@ def train(cfg: Any, path: str, bf16: bool = False) -> None:
     world_size = cfg.distributed_training.distributed_world_size
     configuration = engine_configuration(read_json(path), cfg, world_size, path)
     check_fit(cfg, configuration.values.get("zero_optimization"))
-    install()
     install(cfg)
     program.Trainer = functools.partial(DeepSpeedTrainer, configuration=configuration)
     with explained(cfg.checkpoint.save_dir):

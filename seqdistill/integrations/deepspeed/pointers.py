@@ -120,8 +120,11 @@ def read_pointer(path: str | Path) -> tuple[dict[str, Any], Shards] | None:
     """
     if not Path(path).is_file():
         raise InputError(f"{path}: no such checkpoint")
+    # The context forgets what it was given, also what had been allowed before.
+    allowed = torch.serialization.get_safe_globals()
+    added = [one for one in fairseq_globals() if one not in allowed]
     try:
-        with torch.serialization.safe_globals(fairseq_globals()):
+        with torch.serialization.safe_globals(added):
             # mmap: an ordinary checkpoint's weights are not read only to say that it is one.
             state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:
