@@ -116,7 +116,7 @@ def runs(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Runs:
     middle = found.path("noise", "checkpoint_1_5.pt")
     found.add("noise", 2, 1, *by_updates, "--dropout", 0.3)
     found.add("noise again", 2, 1, "--dropout", 0.3, "--restore-file", middle, "--no-save")
-    half = ("--fp16", "--fp16-init-scale", 2**22, "--fp16-scale-window", 3)
+    half = ("--fp16", "--fp16-init-scale", 16, "--fp16-scale-window", 2)
     found.add("half", 2, 2, *by_updates, *half)
     middle = found.path("half", "checkpoint_1_5.pt")
     found.add("half again", 3, 1, *half, "--restore-file", middle, "--no-save")
@@ -341,7 +341,8 @@ def test_a_pointer_without_its_folder(runs: Runs, tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def killed(runs: Runs) -> Runs:
+def killed(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Runs:
+    runs = Runs(corpus, tmp_path_factory.mktemp("killed"))
     options = ("--save-interval-updates", 3, "--keep-interval-updates", 1, "--disable-validation")
     options = (*options, "--no-epoch-checkpoints")
     runs.add("unhurt", 2, 1, *options)
@@ -392,10 +393,12 @@ def test_the_others_name_the_rank_that_has_gone(killed: Runs) -> None:
     assert f"{last} is whole (update 3): the same command goes on from there" in said[0]
 
 
-def test_torchrun_ends_when_a_rank_is_killed(runs: Runs, tmp_path: Path) -> None:
-    arguments = list(runs.jobs["whole2"]["arguments"])
-    for option, value in (("--save-dir", tmp_path), ("--max-update", 5000)):
-        arguments[arguments.index(option) + 1] = str(value)
+def test_torchrun_ends_when_a_rank_is_killed(corpus: Corpus, tmp_path: Path) -> None:
+    runs = Runs(corpus, tmp_path)
+    often = ("--save-interval-updates", 5, "--no-epoch-checkpoints")
+    runs.add("job", 2, 2, *often, "--max-update", 5000)
+    arguments = runs.jobs["job"]["arguments"]
+    last = tmp_path / "job" / "checkpoint_last.pt"
     with open(tmp_path / "output", "w+") as output:
         job = subprocess.Popen(
             [PROGRAMS / "torchrun", "--standalone", "--nproc_per_node", "2", "--no-python",
@@ -404,7 +407,7 @@ def test_torchrun_ends_when_a_rank_is_killed(runs: Runs, tmp_path: Path) -> None
         )  # fmt: skip
         try:
             end = time.monotonic() + 240
-            while not (tmp_path / "checkpoint_last.pt").exists() and job.poll() is None:
+            while not last.exists() and job.poll() is None:
                 assert time.monotonic() < end
                 time.sleep(0.1)
             os.kill(_rank_1_of(job.pid), signal.SIGKILL)
@@ -414,7 +417,7 @@ def test_torchrun_ends_when_a_rank_is_killed(runs: Runs, tmp_path: Path) -> None
         output.seek(0)
         text = output.read()
     assert "rank 1 (process " in text, text[-3000:]
-    assert f"{tmp_path / 'checkpoint_last.pt'} is whole (update " in text
+    assert f"{last} is whole (update " in text
 
 
 def _rank_1_of(launcher: int) -> int:
