@@ -4,6 +4,7 @@ import glob
 import logging
 import os
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +100,11 @@ class TeacherEnsemble:
         """
         models = self._running(token_mask.device)
         if all(map(gives_features, self.models)):
-            given = [token_features(model, net_input, token_mask) for model in models]
+            # What decoders return beside features holds every layer's output, for each member.
+            given = [
+                replace(token_features(model, net_input, token_mask), extra=None)
+                for model in models
+            ]
             return MemberProjections(
                 [one.features for one in given],
                 [one.weight for one in given],
