@@ -14,6 +14,7 @@ import torch
 
 from seqdistill.errors import InputError
 from seqdistill.files import write_whole
+from seqdistill.integrations.deepspeed.safety import refuse_unknown_globals
 from seqdistill.safe_loading import fairseq_globals
 
 #: The folder of shards, beside the pointers.
@@ -70,7 +71,7 @@ class Shards:
         """Return the folder of the shards after a look at every file.
 
         Raises:
-            InputError: the folder is gone, or a file is missing or cut.
+            InputError: the folder is gone, or a file is missing, cut, or holds what shards do not.
         """
         folder = self.path(pointer)
         if not folder.is_dir():
@@ -90,6 +91,7 @@ class Shards:
                 f"{pointer}: {len(problems)} of the {len(self.files)} shards in {folder} are bad: "
                 f"{'; '.join(problems)}. Copy them again, or go on from another checkpoint"
             )
+        refuse_unknown_globals(sorted(folder.glob("*.pt")))
         return folder
 
 

@@ -18,6 +18,7 @@ from seqdistill.errors import InputError
 from seqdistill.files import disk_errors
 from seqdistill.integrations.deepspeed.folders import UNIVERSAL
 from seqdistill.integrations.deepspeed.pointers import Shards
+from seqdistill.integrations.deepspeed.safety import refuse_unknown_globals
 
 #: What the universal form holds of each weight, besides the step: Adam's states.
 STATES = ("fp32", "exp_avg", "exp_avg_sq")
@@ -45,6 +46,7 @@ def convert(folder: Path, shards: Shards) -> Path:
         )
     target = folder.parent / UNIVERSAL / folder.name
     if target.is_dir():
+        refuse_unknown_globals(sorted(target.rglob("*.pt")))
         return target
     part = target.with_name(target.name + f".{os.getpid()}.part")
     for old in target.parent.glob("*.part"):
