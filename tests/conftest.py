@@ -1,6 +1,11 @@
-"""What every test needs: one thread, and property tests that repeat."""
+"""What tests need: one thread, this environment's programs, and property tests that repeat."""
 
 import os
+import sys
+from pathlib import Path
+
+# As in an activated environment: another ninja than this one would compile extensions again.
+os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
 
 # Before torch is imported: its thread pool is sized once.
 os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from seqdistill.cli.with_fairseq import deepspeed_hidden
 from seqdistill.errors import InputError
 
 TASK = "ensemble_teacher_translation"
@@ -34,7 +35,8 @@ def user_dir() -> Path:
 
 def preprocess() -> None:
     """Run ``fairseq-preprocess``."""
-    from fairseq_cli.preprocess import cli_main
+    with deepspeed_hidden():
+        from fairseq_cli.preprocess import cli_main
 
     _run("preprocess", cli_main, task=False)
 
@@ -49,7 +51,8 @@ def train() -> None:
 
 
 def _train() -> None:
-    from fairseq_cli import train as program
+    with deepspeed_hidden():
+        from fairseq_cli import train as program
 
     # Looked up by fairseq when the configuration is known, also for processes that it spawns.
     program.main = functools.partial(_checked_training, main=program.main)
@@ -66,6 +69,8 @@ def _checked_training(cfg: Any, main: Callable[[Any], None]) -> None:
 
 
 def _train_on_deepspeed() -> None:
+    import fairseq_cli.train  # noqa: F401  (first: it sets the log up, if nothing has yet)
+
     from fairseq_plugins.scale.launch import run
 
     run()
@@ -73,28 +78,32 @@ def _train_on_deepspeed() -> None:
 
 def generate() -> None:
     """Run ``fairseq-generate``."""
-    from fairseq_cli.generate import cli_main
+    with deepspeed_hidden():
+        from fairseq_cli.generate import cli_main
 
     _run("generate", cli_main)
 
 
 def validate() -> None:
     """Run ``fairseq-validate``."""
-    from fairseq_cli.validate import cli_main
+    with deepspeed_hidden():
+        from fairseq_cli.validate import cli_main
 
     _run("validate", cli_main)
 
 
 def interactive() -> None:
     """Run ``fairseq-interactive``."""
-    from fairseq_cli.interactive import cli_main
+    with deepspeed_hidden():
+        from fairseq_cli.interactive import cli_main
 
     _run("interactive", cli_main)
 
 
 def hydra_train() -> None:
     """Run ``fairseq-hydra-train``."""
-    from fairseq_cli.hydra_train import cli_main
+    with deepspeed_hidden():
+        from fairseq_cli.hydra_train import cli_main
 
     arguments = sys.argv[1:]
     if not any(argument.startswith("common.user_dir=") for argument in arguments):

@@ -2,11 +2,28 @@
 
 import argparse
 import logging
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from seqdistill.errors import InputError
+
+
+@contextmanager
+def deepspeed_hidden() -> Iterator[None]:
+    """Let fairseq be imported inside without DeepSpeed, which its optimizer ``cpu_adam`` imports.
+
+    That takes a second of every program, and without a GPU a warning says that there is none.
+    """
+    if "deepspeed" in sys.modules or any("cpu_adam" in argument for argument in sys.argv):
+        yield
+        return
+    sys.modules["deepspeed"] = None  # type: ignore[assignment]  # an ImportError, until deleted
+    try:
+        yield
+    finally:
+        del sys.modules["deepspeed"]
 
 
 @contextmanager
@@ -22,7 +39,8 @@ def fairseq_at_hand() -> Iterator[None]:
         # fairseq uses what torch and Python have deprecated; nobody who runs a verb can mend it.
         warnings.simplefilter("ignore")
         try:
-            import fairseq  # noqa: F401
+            with deepspeed_hidden():
+                import fairseq  # noqa: F401
         except ImportError as error:
             raise InputError(
                 f'running models needs fairseq: pip install "seqdistill[fairseq]" ({error})'
