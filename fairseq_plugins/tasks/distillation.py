@@ -274,13 +274,22 @@ class DistillationTask(FairseqTask):
         Outside training every batch size is allowed: fairseq drops the last batch where it is not
         a multiple of ``--required-batch-size-multiple`` (8 by default), so up to 7 sentences of a
         validation or test set would be missing from every number, without a word.
+
+        A training that goes on in a later epoch has the batches of one that was not interrupted:
+        fairseq makes them once, by a seed that the first epoch of the process changes.
         """
         dataset = args[0] if args else kwargs["dataset"]
         if dataset is not self.datasets.get(self.cfg.train_subset):
             kwargs["required_batch_size_multiple"] = 1
             names = [name for name, other in self.datasets.items() if other is dataset]
             self._validated_subset = names[0] if names else ""
+        epoch = kwargs.get("epoch", 1)
+        if self._makes_batches_once(dataset, kwargs):
+            kwargs["epoch"] = 1
         iterator = super().get_batch_iterator(*args, **kwargs)
+        if kwargs.get("epoch", 1) != epoch:
+            iterator.epoch = epoch
+            dataset.set_epoch(epoch)
         recorder = self._uncertainty_recorder(
             kwargs.get("shard_id", 0), kwargs.get("num_shards", 1)
         )
@@ -290,6 +299,18 @@ class DistillationTask(FairseqTask):
             else:
                 recorder.expect(sum(len(batch) for batch in iterator.frozen_batches))
         return iterator
+
+    def _makes_batches_once(self, dataset: Any, kwargs: dict[str, Any]) -> bool:
+        """Whether a new iterator is for all epochs, not one of many that an epoch has each."""
+        subset = self.cfg.train_subset
+        return (
+            dataset is self.datasets.get(subset)
+            and dataset not in self.dataset_to_epoch_iter
+            and self.can_reuse_epoch_itr(dataset)
+            and not self.has_sharded_data(subset)
+            and not kwargs.get("disable_iterator_cache", False)
+            and not kwargs.get("update_epoch_batch_itr", False)
+        )
 
     def inference_step(
         self,

@@ -122,10 +122,17 @@ def runs(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Runs:
     middle = found.path("half", "checkpoint_1_5.pt")
     found.add("half again", 3, 1, *half, "--restore-file", middle, "--no-save")
     # As many ranks: where an overflow is met differs with their number.
-    half = ("--fp16", "--fp16-init-scale", 2**22, "--fp16-scale-window", 2)
+    half = ("--fp16", "--fp16-init-scale", 2**17, "--fp16-scale-window", 2)
     found.add("overflow", 2, 2, *by_updates, *half)
-    middle = found.path("overflow", "checkpoint_2_5.pt")  # skipped updates have used batches up
+    middle = found.path("overflow", "checkpoint_1_5.pt")
     found.add("overflow again", 2, 2, *half, "--restore-file", middle, "--no-save")
+    ours = ("--task", "ensemble_teacher_translation", "--max-update", 14)
+    for name, of_stage in (("later", None), ("later on the engine", 2)):
+        found.add(
+            name, of_stage, 1, "--save-interval-updates", 10, "--no-epoch-checkpoints", *ours
+        )  # fmt: skip
+        middle = found.path(name, "checkpoint_2_10.pt")
+        found.add(f"{name} again", of_stage, 1, "--restore-file", middle, "--no-save", *ours)
     found.run()
     return found
 
@@ -194,8 +201,15 @@ def test_overflows_of_fp16_before_and_after_a_checkpoint(runs: Runs) -> None:
         for name in ("overflow", "overflow again")
     )
     assert again == before[-len(again) :]
-    assert before[0] < 2**22, "an overflow before the checkpoint"
+    assert before[0] < 2**17, "an overflow before the checkpoint"
     assert any(b < a for a, b in itertools.pairwise(again)), "and one after it"
+
+
+@pytest.mark.parametrize("name", ["later", "later on the engine"])
+def test_resume_after_the_first_epoch(runs: Runs, name: str) -> None:
+    """fairseq's own tasks group other sentences into batches when they go on in a later epoch."""
+    assert runs.curve(f"{name} again") == runs.curve(name, start=11)
+    assert len(runs.curve(f"{name} again")) == 4
 
 
 def test_zero_0_is_not_converted(runs: Runs) -> None:
