@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from seqdistill.errors import InputError
 
@@ -24,6 +25,18 @@ def fairseq_globals() -> list[Any]:
     # numpy's _reconstruct and scalar, wherever this numpy keeps them.
     rebuild: list[Any] = [array.__reduce__()[0], array[0].__reduce__()[0]]
     return [argparse.Namespace, np.dtype, np.ndarray, *dtypes, *rebuild]
+
+
+def load_mapped(path: str | Path) -> Any:
+    """Load a file of torch under safe loading, with fairseq's globals allowed, on the CPU.
+
+    Weights are mapped: they are read when they are looked at.
+    """
+    # The context forgets what it was given, also what had been allowed before.
+    allowed = torch.serialization.get_safe_globals()
+    added = [one for one in fairseq_globals() if one not in allowed]
+    with torch.serialization.safe_globals(added):
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
 
 
 def explain(error: Exception, path: str | Path) -> Exception:

@@ -4,12 +4,11 @@ import re
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from seqdistill.errors import InputError
 from seqdistill.planning.sizes import ModelSize, Stack, Subsampler, count_parameters
-from seqdistill.safe_loading import explain, fairseq_globals
+from seqdistill.safe_loading import explain, load_mapped
 
 # What a state holds beside parameters.
 _BUFFERS = re.compile(r"(^|\.)(version|_float_tensor|num_batches_tracked)$")
@@ -28,12 +27,8 @@ def checkpoint_size(path: str) -> tuple[ModelSize, int]:
     """
     if not Path(path).is_file():
         raise InputError(f"{path}: no such checkpoint; give the path of a fairseq .pt file")
-    # The context forgets what it was given, also what had been allowed before.
-    allowed = torch.serialization.get_safe_globals()
-    added = [one for one in fairseq_globals() if one not in allowed]
     try:
-        with torch.serialization.safe_globals(added):
-            state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        state = load_mapped(path)
     except Exception as error:
         raise explain(error, path) from error
     if not isinstance(state, dict) or not isinstance(state.get("model"), dict):

@@ -15,7 +15,7 @@ import torch
 from seqdistill.errors import InputError
 from seqdistill.files import write_whole
 from seqdistill.integrations.deepspeed.safety import refuse_unknown_globals
-from seqdistill.safe_loading import fairseq_globals
+from seqdistill.safe_loading import load_mapped
 
 #: The folder of shards, beside the pointers.
 SHARDS = "deepspeed"
@@ -122,13 +122,9 @@ def read_pointer(path: str | Path) -> tuple[dict[str, Any], Shards] | None:
     """
     if not Path(path).is_file():
         raise InputError(f"{path}: no such checkpoint")
-    # The context forgets what it was given, also what had been allowed before.
-    allowed = torch.serialization.get_safe_globals()
-    added = [one for one in fairseq_globals() if one not in allowed]
     try:
-        with torch.serialization.safe_globals(added):
-            # mmap: an ordinary checkpoint's weights are not read only to say that it is one.
-            state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        # Mapped: an ordinary checkpoint's weights are not read only to say that it is one.
+        state = load_mapped(path)
     except Exception as error:
         if _is_readable(path):
             return None
