@@ -4,6 +4,8 @@ import pytest
 import torch
 
 from seqdistill.losses import label_smoothed_cross_entropy
+from seqdistill.losses.concrete import concrete_loss
+from seqdistill.losses.logit_space import COMPARABLE, FAMILIES, logit_space_loss
 from seqdistill.numerics import ExpGamma
 from seqdistill.targets import proxy_dirichlet_target
 from seqdistill.teachers import ensemble_statistics
@@ -95,3 +97,44 @@ def test_target_and_statistics_carry_no_gradient() -> None:
     target = proxy_dirichlet_target(ensemble_statistics(members), "exact")
     assert not target.mean_probs.requires_grad
     assert not target.inverse_precision.requires_grad
+
+
+def check_two(function, z: torch.Tensor, s: torch.Tensor) -> None:
+    """Both outputs of a student together."""
+    assert torch.autograd.gradcheck(
+        function, (z.requires_grad_(), s.requires_grad_()), eps=1e-6, atol=1e-7, rtol=1e-6
+    )
+
+
+@pytest.mark.parametrize("teacher", TEACHERS)
+@pytest.mark.parametrize("comparable", COMPARABLE)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_logit_space_losses(teacher: str, comparable: str, family: str) -> None:
+    members = member_log_probs(teacher, V, N=N, dtype=torch.float64)
+    generator = torch.Generator().manual_seed(0)
+    z, s = torch.randn(2, N, V, generator=generator, dtype=torch.float64)
+    mask = torch.tensor([True, False, True])
+    for token_mask in (None, mask):
+
+        def function(z, s, token_mask=token_mask):
+            loss, _ = logit_space_loss(
+                z, s, members, token_mask, family=family, comparable=comparable,
+                mean_weight=0.7, likelihood_weight=1.3, temperature=1.5,
+            )  # fmt: skip
+            return loss / 7
+
+        check_two(function, z, s)
+
+
+@pytest.mark.parametrize("teacher", TEACHERS)
+def test_concrete_loss(teacher: str) -> None:
+    members = member_log_probs(teacher, V, N=N, dtype=torch.float64)
+    generator = torch.Generator().manual_seed(0)
+    z = torch.randn(N, V, generator=generator, dtype=torch.float64)
+    s = torch.randn(N, 1, generator=generator, dtype=torch.float64)
+    mask = torch.tensor([True, False, True])
+    check_two(
+        lambda z, s: concrete_loss(z, s, members, mask, mean_weight=0.7, likelihood_weight=1.3)[0],
+        z,
+        s,
+    )
