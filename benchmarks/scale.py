@@ -1,8 +1,9 @@
 """Memory, traffic and weak scaling of real trainings on DeepSpeed, beside the plan's predictions.
 
 ``seqdistill-fairseq-train --deepspeed`` with gloo on the CPU, for ZeRO 0 to 3 and 1 and 2 ranks: a
-student and two teachers of one layer each side, d = 512, V = 40,000, float32, so that tensors
-dominate; the same batch on every rank. Memory is the resident set of a rank above what a tiny
+student and two teachers with vocabularies so large that tensors dominate; as many tokens on every
+rank. The plan's formulas were corrected with the first model beside it; the others of ``--model``
+show how far off they are elsewhere. Memory is the resident set of a rank above what a tiny
 training without DeepSpeed holds; to the plan's tensors is added what the same program takes with a
 model that is next to nothing. Traffic is what goes through torch.distributed in an update,
 counted as rings.
@@ -14,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -50,8 +52,32 @@ from seqdistill.planning import (
 LENGTH = 32
 SENTENCES = 8
 MEMBERS = 2
-SIZES = {"V": 40_000, "layers": 1, "width": 512, "ffn": 2048, "heads": 8}
-QUICK = {"V": 400, "layers": 1, "width": 32, "ffn": 64, "heads": 2}
+
+
+@dataclass(frozen=True)
+class Model:
+    """A student, its teachers' size as well, and how it is trained.
+
+    Attributes:
+        sizes: V, and layers, width, ffn and heads of each side.
+        update_freq: micro-batches of an update.
+        precision: of the student; the teachers' is float32.
+        stages: of ZeRO that can be measured.
+    """
+
+    sizes: dict[str, int]
+    update_freq: int = 1
+    precision: str = "float32"
+    stages: tuple[int, ...] = (0, 1, 2, 3)
+
+
+_WIDER = {"V": 20_000, "layers": 2, "width": 768, "ffn": 3072, "heads": 12}
+MODELS = {
+    "fitted": Model({"V": 40_000, "layers": 1, "width": 512, "ffn": 2048, "heads": 8}),
+    "wider": Model(_WIDER, update_freq=2),
+    "wider-bfloat16": Model(_WIDER, precision="bfloat16", stages=(1, 2, 3)),
+}
+QUICK = Model({"V": 400, "layers": 1, "width": 32, "ffn": 64, "heads": 2})
 
 # What fairseq wants of a checkpoint beside model and settings.
 _HISTORY = {
@@ -125,7 +151,7 @@ def _architecture(sizes: dict[str, int]) -> dict[str, int]:
 
 
 def run(
-    folder: Path, sizes: dict[str, int], stage: int, ranks: int, updates: int, threads: int
+    folder: Path, model: Model, stage: int, ranks: int, updates: int, threads: int
 ) -> list[dict[str, Any]]:
     """Run a training and return what each rank measured.
 
@@ -135,6 +161,8 @@ def run(
     place = folder / f"zero{stage}-{ranks}"
     place.mkdir()
     settings: dict[str, Any] = {"zero_optimization": {"stage": stage}}
+    if model.precision == "bfloat16":
+        settings["bf16"] = {"enabled": True}
     (place / "ds.json").write_text(json.dumps(settings), encoding="utf-8")
     options = [
         str(folder / "data"), "--task", "ensemble_teacher_translation",
@@ -145,8 +173,10 @@ def run(
         "--max-update", str(updates), "--cpu", "--num-workers", "0", "--seed", "1",
         "--no-save", "--disable-validation", "--save-dir", str(place / "save"),
         "--no-progress-bar", "--deepspeed", str(place / "ds.json"),
+        "--update-freq", str(model.update_freq),
+        *(["--bf16"] if model.precision == "bfloat16" else []),
     ]  # fmt: skip
-    for name, value in _architecture(sizes).items():
+    for name, value in _architecture(model.sizes).items():
         options += ["--" + name.replace("_", "-"), str(value)]
     given = {"folder": str(place), "threads": threads, "arguments": options}
     done = subprocess.run(
@@ -169,21 +199,22 @@ def run(
     return [json.loads(path.read_text(encoding="utf-8")) for path in found]
 
 
-def planned(sizes: dict[str, int], stage: int, ranks: int, framework: float) -> Training:
+def planned(model: Model, stage: int, ranks: int, framework: float) -> Training:
     """Return what is planned for a run; ``framework`` bytes are what it takes without tensors."""
-    size = text_size(*(sizes[name] for name in ("layers", "width", "ffn", "heads")))
+    size = text_size(*(model.sizes[name] for name in ("layers", "width", "ffn", "heads")))
     return Training(
         size,
         size,
         MEMBERS,
-        sizes["V"],
+        model.sizes["V"],
         SENTENCES * LENGTH,
         LENGTH,
         LENGTH,
-        machine("cpu"),
+        replace(machine("cpu"), has_bfloat16=True),
         gpus=ranks,
         stage=stage,
-        precision="float32",
+        update_freq=model.update_freq,
+        precision=model.precision,
         teacher_precision="float32",
         assumptions=Assumptions(framework_gib=framework / 2**30, fragmentation=0.0),
     )
@@ -193,7 +224,7 @@ def framework_bytes(folder: Path, updates: int, threads: int) -> int:
     """Return what a rank of the same program takes with a model that is next to nothing."""
     place = folder / "framework"
     place.mkdir()
-    make_data(place, QUICK, SENTENCES * 2 * (updates + 1))
+    make_data(place, QUICK.sizes, SENTENCES * 2 * (updates + 1))
     progress("a rank without tensors")
     found = run(place, QUICK, 1, 2, updates, threads)
     tensors = memory(planned(QUICK, 1, 2, 0.0)).total
@@ -209,7 +240,7 @@ def sent_bytes(collectives: dict[str, list[int]], ranks: int) -> int:
 
 def measure(
     folder: Path,
-    sizes: dict[str, int],
+    model: Model,
     stage: int,
     ranks: int,
     updates: int,
@@ -217,7 +248,7 @@ def measure(
     framework: float,
 ) -> dict[str, Any]:
     """Return a run's figures beside the plan's."""
-    found = run(folder, sizes, stage, ranks, updates, threads)
+    found = run(folder, model, stage, ranks, updates, threads)
     return {
         "stage": stage,
         "ranks": ranks,
@@ -227,13 +258,13 @@ def measure(
         "seconds": median(found[0]["seconds"][1:]),
         "cpu_seconds": median(found[0]["cpu_seconds"][1:]),
         "measured_as": found[0]["measured_as"],
-        **predictions(sizes, stage, ranks, framework),
+        **predictions(model, stage, ranks, framework),
     }
 
 
-def predictions(sizes: dict[str, int], stage: int, ranks: int, framework: float) -> dict[str, Any]:
+def predictions(model: Model, stage: int, ranks: int, framework: float) -> dict[str, Any]:
     """Return what the plan says of a run."""
-    training = planned(sizes, stage, ranks, framework)
+    training = planned(model, stage, ranks, framework)
     predicted, moved = memory(training), traffic(training)
     return {
         "predicted_bytes": predicted.total,
@@ -246,9 +277,9 @@ def predictions(sizes: dict[str, int], stage: int, ranks: int, framework: float)
 def again(path: Path) -> dict[str, Any]:
     """Return a record with the present predictions beside its measurements, and its origin."""
     record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    how = record["sizes"], record["framework_bytes"]
+    model = Model(**record["model"])
     for cell in record["cells"]:
-        cell |= predictions(how[0], cell["stage"], cell["ranks"], how[1])
+        cell |= predictions(model, cell["stage"], cell["ranks"], record["framework_bytes"])
     record["predictions"] = "made again from the measurements of this commit and command"
     return record
 
@@ -302,15 +333,17 @@ def draw(rows: Sequence[dict[str, Any]]) -> Any:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status."""
     parser = base_parser("scale", __doc__ or "", "python -m benchmarks.scale --stages 0 2")
-    parser.add_argument("--stages", type=int, nargs="+", default=[0, 1, 2, 3], metavar="N")
+    parser.add_argument("--model", choices=tuple(MODELS), default="fitted", help="(%(default)s)")
+    parser.add_argument("--stages", type=int, nargs="+", metavar="N", help="of ZeRO (all)")
     parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2], metavar="N")
     parser.add_argument("--updates", type=int, default=3, help="of each run (%(default)s)")
     parser.add_argument("--quick", action="store_true", help="a tiny model: does it work")
     parser.add_argument("--again", type=Path, metavar="JSON", help="predict anew for measurements")
     given = parser.parse_args(arguments)
-    sizes = QUICK if given.quick else SIZES
+    model = QUICK if given.quick else MODELS[given.model]
+    named = "scale" if given.model == "fitted" else f"scale-{given.model}"
     with refusals(parser), tempfile.TemporaryDirectory() as name:
-        stem = prepare(given, "scale-quick" if given.quick else "scale")
+        stem = prepare(given, "scale-quick" if given.quick else named)
         if given.again is not None:
             record = again(given.again)
             rows = flat_rows(record["cells"])
@@ -322,15 +355,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         framework = framework_bytes(Path(name), given.updates, given.threads)
         folder = Path(name, "runs")
         folder.mkdir()
-        make_data(folder, sizes, SENTENCES * max(given.ranks) * (given.updates + 1))
+        sentences = SENTENCES * model.update_freq * max(given.ranks) * (given.updates + 1)
+        make_data(folder, model.sizes, sentences)
         cells: list[dict[str, Any]] = []
         skipped: list[str] = []
-        for stage in given.stages:
+        for stage in given.stages or model.stages:
             for ranks in given.ranks:
                 progress(f"ZeRO {stage}, {ranks} rank(s)")
                 how = (stage, ranks, given.updates, given.threads, framework)
                 try:
-                    cells.append(measure(folder, sizes, *how))
+                    cells.append(measure(folder, model, *how))
                 except ChildFailedError as error:
                     progress(str(error))
                     skipped.append(str(error).partition("\n")[0])
@@ -339,7 +373,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         rows = flat_rows(cells)
         print(table(rows))
         print(provenance(record))
-        about = {"sizes": sizes, "framework_bytes": framework, "skipped": skipped}
+        about = {"model": asdict(model), "framework_bytes": framework, "skipped": skipped}
         write_results(stem, {**record, **about, "cells": cells}, rows, draw(rows))
     return 0
 

@@ -16,13 +16,13 @@ from seqdistill.planning.checkpoints import checkpoint_size
 def test_data_and_teachers_are_fairseqs(tmp_path: Path) -> None:
     from fairseq.data import Dictionary, data_utils
 
-    data, teachers = scale.make_data(tmp_path, scale.QUICK, 3)
+    data, teachers = scale.make_data(tmp_path, scale.QUICK.sizes, 3)
     dictionary = Dictionary.load(str(data / "dict.en.txt"))
-    assert len(dictionary) == scale.QUICK["V"]
+    assert len(dictionary) == scale.QUICK.sizes["V"]
     found = data_utils.load_indexed_dataset(str(data / "train.en-de.de"), dictionary)
     assert [len(found[i]) for i in range(len(found))] == [scale.LENGTH] * 3
     size, V = checkpoint_size(str(teachers[0]))
-    assert (size.decoder.width, V) == (scale.QUICK["width"], scale.QUICK["V"])
+    assert (size.decoder.width, V) == (scale.QUICK.sizes["width"], scale.QUICK.sizes["V"])
     load = translation_loader(dictionary, dictionary)
     assert sum(p.numel() for p in load(str(teachers[1])).parameters()) > 0
 
@@ -57,7 +57,7 @@ def test_rows_of_scale() -> None:
 
 
 def test_plans_of_the_benchmark() -> None:
-    alone, both = (scale.planned(scale.SIZES, 2, ranks, 1e6) for ranks in (1, 2))
+    alone, both = (scale.planned(scale.MODELS["fitted"], 2, ranks, 1e6) for ranks in (1, 2))
     assert memory(both).total < memory(alone).total
     assert traffic(alone).gradients == 0
     assert traffic(both).gradients > 0
@@ -70,11 +70,11 @@ def test_rows_of_plan() -> None:
     assert "0.50" in plan.table(rows)
 
 
-@pytest.mark.parametrize("name", ["plan", "scale"])
+@pytest.mark.parametrize("name", ["plan", "scale", "scale-wider", "scale-wider-bfloat16"])
 def test_results_say_where_they_are_from(name: str) -> None:
     folder = Path(plan.__file__).parent / "results"
     record = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
-    assert record["command"].startswith(f"python -m benchmarks.{name}")
+    assert record["command"].startswith(f"python -m benchmarks.{name.partition('-')[0]}")
     assert {"commit", "hardware", "versions", "threads"} <= record.keys()
     with (folder / f"{name}.csv").open(encoding="utf-8") as handle:
         assert all(float(row["predicted_over_measured"]) > 0 for row in csv.DictReader(handle))
