@@ -6,6 +6,7 @@ server that sends everything again is let do so.
 
 import http.client
 import shutil
+import sys
 import time
 import urllib.error
 import urllib.request
@@ -14,6 +15,8 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
+
+from tqdm import tqdm
 
 from seqdistill.errors import InputError
 from seqdistill.files import PART, disk_errors, sha256_of_file, sync_folder
@@ -35,6 +38,14 @@ class Bar(Protocol):
 
 Bars = Callable[[str, int, int], AbstractContextManager[Bar]]
 """From what is done, its bytes in all and those done before to a progress bar."""
+
+
+def byte_bar(what: str, total: int, done: int) -> "tqdm[None]":
+    """Return a bar on stderr, or nothing to look at where that is no terminal."""
+    return tqdm(
+        desc=what, total=total, initial=done, unit="B", unit_scale=True, file=sys.stderr,
+        disable=None,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tqdm import tqdm
-
 from recipes.common.config import unknown
-from recipes.common.download import RemoteFile, bytes_of, check_space, download, gigabytes
+from recipes.common.download import RemoteFile, byte_bar, bytes_of, check_space, download, gigabytes
 from recipes.common.unpack import unpack
 from seqdistill.errors import InputError
 from seqdistill.files import PART, locked
@@ -106,8 +104,8 @@ def get(
     with locked(folder):
         check_space(folder, space_needed(folder, splits, keep_archives=keep_archives))
         for name, split in splits.items():
-            archive = download(remote_file(name, split, server), folder, bars=_bar)
-            unpack(archive, f"{CORPUS}/{name}", folder, bars=_bar)
+            archive = download(remote_file(name, split, server), folder, bars=byte_bar)
+            unpack(archive, f"{CORPUS}/{name}", folder, bars=byte_bar)
             if not keep_archives:
                 archive.unlink()
 
@@ -147,13 +145,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
     print(f"{folder / CORPUS} has {', '.join(given.splits)}")
     return 0
-
-
-def _bar(what: str, total: int, done: int) -> "tqdm[None]":
-    return tqdm(
-        desc=what, total=total, initial=done, unit="B", unit_scale=True, file=sys.stderr,
-        disable=None,
-    )  # fmt: skip
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -9,12 +9,11 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from tqdm import tqdm
-
 from recipes.common.checksums import Checksums, Entry
 from recipes.common.config import unknown
 from recipes.common.download import (
     RemoteFile,
+    byte_bar,
     bytes_of,
     check_space,
     download,
@@ -70,7 +69,7 @@ def get(
             url = (servers or {}).get(name, archive.url)
             path = _fetch(folder, archive, url, record)
             entry = record.read()[path.name]
-            made = unpack_files(path, archive.files, folder / name, bars=_bar)
+            made = unpack_files(path, archive.files, folder / name, bars=byte_bar)
             files = {f"{name}/{one.name}": sha256_of_file(one) for one in sorted(made.iterdir())}
             record.note(
                 path.name, Entry(entry.url, entry.size, entry.sha256, entry.published, files)
@@ -88,7 +87,7 @@ def _fetch(folder: Path, archive: Archive, url: str, record: Checksums) -> Path:
     if noted is None:
         # Before it comes: what goes on after an interruption has to be the same file.
         record.note(file.name, Entry(url, size, archive.sha256, published))
-    path = download(file, folder, bars=_bar)
+    path = download(file, folder, bars=byte_bar)
     if file.sha256 is None:
         found = sha256_of_file(path)
         record.note(file.name, Entry(url, size, found))
@@ -154,13 +153,6 @@ def _server(text: str) -> tuple[str, str]:
     if url.rpartition("/")[2] != ARCHIVES[name].name:
         raise InputError(f"--server {text}: expected the address of a file {ARCHIVES[name].name}")
     return name, url
-
-
-def _bar(what: str, total: int, done: int) -> "tqdm[None]":
-    return tqdm(
-        desc=what, total=total, initial=done, unit="B", unit_scale=True, file=sys.stderr,
-        disable=None,
-    )  # fmt: skip
 
 
 def _parser() -> argparse.ArgumentParser:
