@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from omegaconf import OmegaConf
 
 from fairseq_plugins.teachers import find_members
 from seqdistill.errors import InputError
@@ -15,6 +16,7 @@ from seqdistill.planning import MACHINES, Assumptions, Training, require_fit
 from seqdistill.planning.checkpoints import checkpoint_size, size_of_settings
 from seqdistill.planning.machines import GIB
 from seqdistill.planning.plans import gib
+from seqdistill.planning.sizes import count_parameters
 
 logger = logging.getLogger(__name__)
 
@@ -74,17 +76,20 @@ def device_limit(environment: Mapping[str, str], on_cpu: bool) -> float | None:
 def training_of(cfg: Any, zero: Mapping[str, Any]) -> Training | None:
     """Return the training that a configuration describes; None if its student cannot be planned."""
     model, task = cfg.model, cfg.task
-    settings = dict(model if isinstance(model, Mapping) else vars(model))
+    plain = OmegaConf.to_container(model) if OmegaConf.is_config(model) else model
+    settings = dict(plain if isinstance(plain, Mapping) else vars(plain))
     student = size_of_settings(settings)
     if student is None:
         return None
     members = find_members(task.ensemble_paths)
     try:
-        teacher, V = checkpoint_size(members[0])
+        sizes = [checkpoint_size(member) for member in members]
     except InputError as error:
         # What loads the members says what is wrong with them, or takes them as they are.
         logger.info(f"memory is not predicted: {error}")
         return None
+    # A plan has one size for all of them; the smallest errs to the low side, as the rest does.
+    teacher, V = min(sizes, key=lambda found: count_parameters(*found).total)
     world = max(1, int(cfg.distributed_training.distributed_world_size))
     on_node = int(os.environ.get("LOCAL_WORLD_SIZE", 0)) or torch.cuda.device_count() or world
     gpus = on_node if world % on_node == 0 else world

@@ -103,12 +103,13 @@ def interactive() -> None:
 def hydra_train() -> None:
     """Run ``fairseq-hydra-train``."""
     with deepspeed_hidden():
-        from fairseq_cli.hydra_train import cli_main
+        from fairseq_cli import hydra_train as program
 
+    program.pre_main = functools.partial(_checked_training, main=program.pre_main)
     arguments = sys.argv[1:]
     if not any(argument.startswith("common.user_dir=") for argument in arguments):
         sys.argv.append(f"common.user_dir={user_dir()}")
-    _guarded("hydra-train", cli_main)
+    _guarded("hydra-train", program.cli_main)
 
 
 def _run(name: str, cli_main: Callable[[], object], task: bool = True) -> None:

@@ -1,6 +1,7 @@
 """The size of a model, read from a fairseq checkpoint without building it."""
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,7 @@ def size_of_settings(settings: dict[str, Any]) -> ModelSize | None:
     Args:
         settings: of the architecture, by fairseq's names, defaults filled in.
     """
+    settings = _flat(settings)
     architecture = str(settings.get("arch") or settings.get("_name") or "")
     is_speech = architecture.startswith("s2t_transformer")
     if not is_speech and not architecture.startswith("transformer"):
@@ -98,6 +100,15 @@ def size_of_settings(settings: dict[str, Any]) -> ModelSize | None:
     )
 
 
+def _flat(settings: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings by the names of the command line; Hydra has those of a side in one."""
+    flat = dict(settings)
+    for side in ("encoder", "decoder"):
+        if isinstance(flat.get(side), Mapping):
+            flat |= {f"{side}_{name}": value for name, value in flat.pop(side).items()}
+    return flat
+
+
 def _sharing(settings: dict[str, Any], is_speech: bool) -> str:
     if settings.get("share_all_embeddings") and not is_speech:
         return "all"
@@ -110,7 +121,7 @@ def _settings(state: dict[str, Any], path: str) -> dict[str, Any]:
     given = given if given is not None else state.get("args")
     if given is None:
         raise InputError(f"{path}: has no configuration of its model ('cfg' or 'args')")
-    return dict(given) if isinstance(given, dict) else dict(vars(given))
+    return _flat(dict(given) if isinstance(given, dict) else dict(vars(given)))
 
 
 def _size(weights: dict[str, Tensor], settings: dict[str, Any]) -> tuple[ModelSize, int]:

@@ -36,6 +36,32 @@ def test_deepspeed_refuses_them_as_well(corpus: Corpus, tmp_path: Path) -> None:
     assert "teacher 1:" not in said
 
 
+def test_hydra_train_refuses_them_as_well(corpus: Corpus, tmp_path: Path) -> None:
+    sizes = "{embed_dim: 16, ffn_embed_dim: 32, layers: 1, attention_heads: 2}"
+    (tmp_path / "student.yaml").write_text(
+        f"""# @package _group_
+common: {{cpu: true}}
+task:
+  _name: ensemble_teacher_translation
+  data: {corpus.data}
+  ensemble_paths: "{corpus.ensemble_paths}"
+criterion: {{_name: proxy_dirichlet}}
+dataset: {{batch_size: 4, num_workers: 0}}
+optimizer: {{_name: adam}}
+lr_scheduler: {{_name: fixed}}
+model: {{_name: transformer, encoder: {sizes}, decoder: {sizes}}}
+hydra: {{run: {{dir: {tmp_path}}}}}
+"""
+    )
+    done = run(
+        "seqdistill-fairseq-hydra-train", "--config-dir", tmp_path, "--config-name", "student",
+        **{LIMIT_VARIABLE: "0.00001"},
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "2 teachers and the student do not fit" in done.stdout + done.stderr
+    assert "teacher 1:" not in done.stdout + done.stderr
+
+
 def test_teachers_that_fit_are_trained_with(corpus: Corpus) -> None:
     status, said = train(corpus, **{LIMIT_VARIABLE: "1"})
     assert status == 0, said[-2000:]
