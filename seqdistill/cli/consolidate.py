@@ -2,6 +2,7 @@
 
 import argparse
 import io
+import os
 import sys
 import warnings
 from pathlib import Path
@@ -45,6 +46,8 @@ def run(args: argparse.Namespace) -> int:
     if output.exists() and output.resolve() == Path(args.checkpoint).resolve():
         raise InputError(f"--output {output} is the checkpoint itself; give another file")
     refuse_existing(args.output, overwrite=args.overwrite)
+    # Nothing runs on a GPU here, and looking for one DeepSpeed would talk on stdout.
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")
     import torch
 
     from seqdistill.files import write_whole
