@@ -46,11 +46,11 @@ class TargetSource(Protocol):
     @property
     def longest(self) -> int:
         """The most tokens that a batch read here has: ``tokens``, or another rank's."""
-        ...
+        return self.tokens
 
     def start(self, chunk_tokens: int, backend: RowBackend, work: Workspace) -> None:
         """Say before the first chunk how a walk goes; ranks walk it together."""
-        ...
+        return
 
     def chunk(
         self, begin: int, end: int, loss: DistillationLoss, backend: RowBackend, work: Workspace

@@ -8,7 +8,13 @@ from torch import Tensor
 
 from seqdistill.errors import InputError
 from seqdistill.kernels.backend import RowBackend
-from seqdistill.kernels.chunks import ChunkTarget, ensemble_target, project, select_rows
+from seqdistill.kernels.chunks import (
+    ChunkTarget,
+    TargetSource,
+    ensemble_target,
+    project,
+    select_rows,
+)
 from seqdistill.kernels.settings import DistillationLoss
 from seqdistill.kernels.workspace import Workspace
 
@@ -95,7 +101,7 @@ class MemberLogits:
         return self.logits[0].device
 
 
-class MemberSource:
+class MemberSource(TargetSource):
     """Streams members through the backend: two rows of the vocabulary a token of one chunk."""
 
     def __init__(
@@ -119,14 +125,6 @@ class MemberSource:
                 self._biases[m] = None if bias is None else bias.detach().to(own)
             self.V = self._weights[0].shape[0]
         self.tokens = self._rows[0].shape[0]
-
-    @property
-    def longest(self) -> int:
-        """The tokens: only this batch is read."""
-        return self.tokens
-
-    def start(self, chunk_tokens: int, backend: RowBackend, work: Workspace) -> None:
-        """Nothing is to be prepared."""
 
     def chunk(
         self, begin: int, end: int, loss: DistillationLoss, backend: RowBackend, work: Workspace

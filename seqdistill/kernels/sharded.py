@@ -15,7 +15,12 @@ from torch import Tensor
 
 from seqdistill.errors import InputError
 from seqdistill.kernels.backend import RowBackend
-from seqdistill.kernels.chunks import ChunkTarget, default_chunk_tokens, ensemble_target
+from seqdistill.kernels.chunks import (
+    ChunkTarget,
+    TargetSource,
+    default_chunk_tokens,
+    ensemble_target,
+)
 from seqdistill.kernels.members import MemberLogits, MemberProjections, MemberSource, refuse_nan
 from seqdistill.kernels.select import select_backend
 from seqdistill.kernels.settings import DistillationLoss
@@ -75,7 +80,7 @@ class _Transfer:
     rows: slice
 
 
-class ShardedSource:
+class ShardedSource(TargetSource):
     """Adds up members over ranks; all ranks of a group walk together, however long their batches.
 
     Args:

@@ -26,7 +26,7 @@ Target = (
 )
 
 
-class DenseSource:
+class DenseSource(TargetSource):
     """Statistics or a proxy that are at hand for all tokens."""
 
     def __init__(
@@ -44,14 +44,6 @@ class DenseSource:
         self.mean_log_probs = select_rows(target.mean_log_probs, index)
         for name in _MEASURES:
             self._by_name[name] = select_rows(getattr(target, name), index, 0)
-
-    @property
-    def longest(self) -> int:
-        """The tokens: only this batch is read."""
-        return self.tokens
-
-    def start(self, chunk_tokens: int, backend: RowBackend, work: Workspace) -> None:
-        """Nothing is to be prepared."""
 
     def chunk(
         self, begin: int, end: int, loss: DistillationLoss, backend: RowBackend, work: Workspace
@@ -77,20 +69,12 @@ class DenseSource:
         """Nothing was found out."""
 
 
-class SparseSource:
+class SparseSource(TargetSource):
     """Targets of a store; the full rows exist for one chunk only."""
 
     def __init__(self, target: SparseTarget, index: Tensor | None) -> None:
         self.target = target if index is None else target.select(index)
         self.tokens, self.V = len(self.target), self.target.vocabulary_size
-
-    @property
-    def longest(self) -> int:
-        """The tokens: only this batch is read."""
-        return self.tokens
-
-    def start(self, chunk_tokens: int, backend: RowBackend, work: Workspace) -> None:
-        """Nothing is to be prepared."""
 
     def chunk(
         self, begin: int, end: int, loss: DistillationLoss, backend: RowBackend, work: Workspace

@@ -36,7 +36,7 @@ def stage_configuration(folder: Path, stage: int, **others: object) -> str:
 
 
 def training(corpus: Corpus, *options: object) -> list[str]:
-    arguments = training_arguments(corpus, Path("unused"), *options)
+    arguments = training_arguments(corpus, corpus.data.parent / "unused", *options)
     return [*arguments, *UPDATES]
 
 
