@@ -58,6 +58,8 @@ def explain(error: Exception, path: str | Path) -> Exception:
         isinstance(error, RuntimeError)
         and ("PytorchStreamReader" in text or "zip archive" in text or "unexpected EOF" in text)
     )
+    if isinstance(error, RuntimeError) and "mmap can only be used" in text:
+        return InputError(f"{path}: not a checkpoint, or one of torch before 1.6; save it again")
     if damaged:
         return InputError(f"{path}: truncated or damaged; copy or train it again")
     return error

@@ -35,6 +35,10 @@ VERBS: dict[str, tuple[str, str]] = {
         "seqdistill.cli.fit_features",
         "fit densities to a model's features on in-domain text, for distances from it",
     ),
+    "members": (
+        "seqdistill.cli.members",
+        "make several members of one trained model: by dropout masks, or by layers",
+    ),
     "measures": (
         "seqdistill.cli.measures",
         "list the measures of uncertainty with their formulas",
