@@ -95,7 +95,7 @@ def draw_structures(
 
     Example:
         >>> draw_structures({"encoder": [0.5, 0.5], "decoder": [1.0]}, count=2, seed=1)
-        [Structure(encoder=(1,), decoder=(0,)), Structure(encoder=(0,), decoder=(0,))]
+        [Structure(encoder=(0,), decoder=(0,)), Structure(encoder=(1,), decoder=(0,))]
     """
     possible = _possible(keep)
     if count > possible:
