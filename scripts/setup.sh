@@ -97,9 +97,11 @@ step "what builds fairseq" pip_install cython "setuptools>=77,<82" wheel ninja n
 step "fairseq (compiled, some minutes)" pip_install --no-build-isolation fairseq-fixed
 step "seqdistill" pip_install --no-build-isolation --editable ".[fairseq,report,speech,wer,deepspeed,dev]"
 # By this environment's ninja, as later: another version would compile them again.
-step "DeepSpeed's collectives for CPU processes (compiled once)" \
+step "DeepSpeed's collectives and Adam for CPU processes (compiled once)" \
   env DS_ACCELERATOR=cpu PATH="$venv/bin:$PATH" "$venv/bin/python" -c \
-  'from deepspeed.accelerator import get_accelerator as a; a().create_op_builder("ShareMemCommBuilder").load()'
+  'from deepspeed.accelerator import get_accelerator as a
+for name in ("ShareMemCommBuilder", "CPUAdamBuilder"):
+    a().create_op_builder(name).load()'
 step "kernels (compiled once; without a C++ compiler plain PyTorch is used)" "$venv/bin/seqdistill" doctor
 printf '%s\n' "$wanted" >"$stamp"
 printf 'setup: done in %s s; activate it with: . %s/bin/activate\n' "$SECONDS" "$venv" >&2
