@@ -25,7 +25,9 @@ from seqdistill.errors import InputError
 from seqdistill.files import atomic_write
 from seqdistill.hypotheses import Hypothesis
 from seqdistill.report import ReportInput, read_system
+from seqdistill.report.groups import compare_by_group
 from seqdistill.report.results import SystemResult, compute
+from seqdistill.speech.manifest import read_manifest
 from seqdistill.uncertainty.measures import MEASURES
 
 SCHEMA = "seqdistill.recipe-results/1"
@@ -78,6 +80,7 @@ def assess(recipe: Recipe, work: WorkFolder) -> dict[str, Any]:
         "tests": recipe.data.tests,
         "published": [asdict(published) for published in recipe.published],
         "left_out": recipe.left_out,
+        "groups": _grouped(recipe, work, computed, reference),
         "systems": {result.name: _system(recipe, work, result, reference) for result in computed},
         "steps": step_records(recipe, work),
         "hardware": hardware(),
@@ -128,6 +131,38 @@ def _system(
             for measure, found in (result.rejection or {}).items()
         },
     }  # fmt: skip
+
+
+def group_files(recipe: Recipe, work: WorkFolder) -> dict[str, Path]:
+    """What students are compared by beside the length: training text, speakers of the test set."""
+    if recipe.data.kind == "speech":
+        speakers = work.prepared / "test.tsv"
+        known = all(utterance.speaker is not None for utterance in read_manifest(speakers))
+        return {"groups": speakers} if known else {}
+    return {"training_text": work.text / f"train.{recipe.languages[1]}"}
+
+
+def _grouped(
+    recipe: Recipe, work: WorkFolder, results: Sequence[SystemResult], reference: SystemResult
+) -> list[dict[str, Any]]:
+    """Where systems differ from the reference system, a record for every kind of groups."""
+    files = group_files(recipe, work)
+    inputs = ReportInput(
+        [result.system for result in results],
+        quality_metric=recipe.assess.sentence_metric,
+        resamples=recipe.assess.resamples,
+        seed=recipe.assess.seed,
+        training_text=files.get("training_text"),
+        groups=files.get("groups"),
+    )
+    return [
+        {
+            "by": by,
+            "errors": {result.name: numbers.to_dict() for _, result, numbers in errors},
+            "likeness": {result.name: numbers.to_dict() for _, result, numbers in likeness},
+        }
+        for by, errors, likeness in compare_by_group(results, inputs, reference)
+    ]
 
 
 def _quality(recipe: Recipe, hypotheses: Sequence[Hypothesis]) -> dict[str, Any] | None:
@@ -229,7 +264,10 @@ def report_manifest(recipe: Recipe, work: WorkFolder, results: dict[str, Any]) -
         "hardware": machine["accelerator"] or f"{machine['processor']}, {machine['cores']} cores",
         "versions": ", ".join(f"{k} {v}" for k, v in results["versions"].items() if v),
     }
-    return {"title": recipe.title, "settings": settings, "system": systems}
+    files = {
+        key: str(path.relative_to(work.root)) for key, path in group_files(recipe, work).items()
+    }
+    return {"title": recipe.title, "settings": settings, **files, "system": systems}
 
 
 def _processor() -> str:

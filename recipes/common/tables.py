@@ -1,9 +1,11 @@
 """``results.md``: the numbers of ``results.json`` as Markdown, with all it takes to redo them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from recipes.common.progress import duration
+from seqdistill.assessment.group_numbers import SPREADS
+from seqdistill.assessment.groups import GROUPINGS
 from seqdistill.report import format_table
 from seqdistill.report.tables import symbol_of
 
@@ -36,6 +38,7 @@ def results_markdown(results: dict[str, Any]) -> str:
         calibration_table(results),
         "## Likeness to the reference system, token by token",
         fidelity_table(results),
+        *groups_section(results),
         "## How these numbers were made",
         provenance(results),
     ]
@@ -183,6 +186,52 @@ def fidelity_table(results: dict[str, Any]) -> str:
     header = ["system", "KL(p_ref‖p)", "same top piece, %", "mean \\|Δ ln p\\|"]
     header += [f"ρ {symbol_of(m)}" for m in _FIDELITY_MEASURES]
     return format_table(header, rows, "markdown") if rows else ""
+
+
+def groups_section(results: dict[str, Any]) -> list[str]:
+    """Where systems differ from the reference system: a table for every kind of groups."""
+    records = results.get("groups") or []
+    if not records:
+        return []
+    parts = [
+        "## Where systems differ from the reference system",
+        "Missed and false words (change in %), CEV and SDE over all groups; and along the "
+        "references the share of tokens with the same most probable piece (%) and KL(p_ref‖p) "
+        "(nats). Intervals are in the report.",
+    ]
+    for record in records:
+        for found, columns in (
+            (record["errors"], (("missed_change", 1, 100), ("false_change", 1, 100))),
+            (record["likeness"], (("top1_agreement", 1, 100), ("kl_divergence", 3, 1))),
+        ):
+            if found:
+                parts.append(_groups_table(results, record["by"], found, columns))
+    return parts
+
+
+def _groups_table(
+    results: dict[str, Any],
+    by: str,
+    found: dict[str, Any],
+    columns: Sequence[tuple[str, int, float]],
+) -> str:
+    """Rows are groups, columns systems."""
+    first = next(iter(found.values()))
+    rows = []
+    for index, group in enumerate(first["groups"]):
+        cells = [
+            " / ".join(
+                _number((value := one["groups"][index].get(name)) and value["value"], digits, scale)
+                for name, digits, scale in columns
+            )
+            for one in found.values()
+        ]
+        rows.append([group["group"], str(group["sentences"]), *cells])
+    for name, label in zip(SPREADS, ("CEV", "SDE"), strict=True):
+        if name in first:
+            rows.append([label, "", *(_estimate(one[name], 4) for one in found.values())])
+    labels = [results["systems"][system]["label"] for system in found]
+    return format_table([GROUPINGS[by], "sentences", *labels], rows, "markdown")
 
 
 _FIDELITY_MEASURES = (

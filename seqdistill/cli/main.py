@@ -67,6 +67,10 @@ VERBS: dict[str, tuple[str, str]] = {
         "seqdistill.cli.fidelity",
         "measure how like its ensemble a student is",
     ),
+    "groups": (
+        "seqdistill.cli.groups",
+        "measure where a student errs more than its teachers, by group",
+    ),
     "gradients": (
         "seqdistill.cli.gradients",
         "measure which classes, by rank, the gradients of the losses are about",

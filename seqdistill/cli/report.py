@@ -26,6 +26,7 @@ from seqdistill.report.inputs import (
     ReportInput,
     SystemInput,
     read_folder,
+    read_group_files,
     read_manifest,
     read_system,
 )
@@ -33,10 +34,10 @@ from seqdistill.report.page import write_report
 
 _DESCRIPTION = """\
 Write one self-contained HTML page: text quality and out-of-domain detection with intervals, ROC
-curves, distributions, rejection and retention curves, calibration, fidelity to an ensemble, and
-every sentence with its tokens shaded, to sort by any measure. It opens without a network; a page of
-many thousand sentences stays below 15 MB by leaving out token values and then sentences, and says
-so.
+curves, distributions, rejection and retention curves, calibration, fidelity to an ensemble, over
+all and by group, and every sentence with its tokens shaded, to sort by any measure. It opens
+without a network; a page of many thousand sentences stays below 15 MB by leaving out token values
+and then sentences, and says so.
 
 The systems come from one of three places:
   --system NAME=FOLDER   a folder with in_domain.jsonl, a NAME.jsonl for each out-of-domain set
@@ -45,6 +46,8 @@ The systems come from one of three places:
                          validation set); may be given several times
   --manifest FILE        a TOML or JSON file that names the files of each system:
                            title = "Tatoeba English-German"
+                           training_text = "train.de"  # students by the frequency of words
+                           groups = "speakers.tsv"     # students by given groups
                            [settings]                  # shown on the page
                            commit = "1a2b3c"
                            [[system]]
@@ -94,6 +97,18 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--gradients", metavar="FILE", help="of `seqdistill gradients`: by the rank of a class"
     )
+    parser.add_argument(
+        "--training-text",
+        metavar="TEXT",
+        help="compare students with their ensemble by the frequency of words in this text, too "
+        "(default: the manifest's)",
+    )
+    parser.add_argument(
+        "--groups",
+        metavar="FILE",
+        help="compare them by these groups of sentences, as of `seqdistill groups --groups` "
+        "(default: the manifest's)",
+    )
     parser.add_argument("--title", help="of the page (default: the manifest's)")
     parser.add_argument(
         "--setting",
@@ -129,6 +144,7 @@ def run(args: argparse.Namespace) -> int:
     """Read, compute and write; returns the exit status."""
     refuse_existing(args.output, overwrite=args.overwrite)
     systems, title, settings = _read(args)
+    named = read_group_files(args.manifest) if args.manifest else {}
     report = ReportInput(
         systems=systems,
         settings={**settings, **_settings(args.setting)},
@@ -139,6 +155,8 @@ def run(args: argparse.Namespace) -> int:
         seed=args.seed,
         examples=args.examples,
         gradients=None if args.gradients is None else read_gradients(args.gradients),
+        training_text=args.training_text or named.get("training_text"),
+        groups=args.groups or named.get("groups"),
     )
     title = args.title or title
     write_report(

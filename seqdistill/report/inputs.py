@@ -16,7 +16,7 @@ from seqdistill.errors import InputError
 from seqdistill.hypotheses import Hypothesis
 
 _SYSTEM_KEYS = {"name", "in_domain", "out_of_domain", "forced", "forced_validation", "scores"}
-_MANIFEST_KEYS = {"title", "settings", "system"}
+_MANIFEST_KEYS = {"title", "settings", "system", "training_text", "groups"}
 
 IN_DOMAIN_FILE = "in_domain.jsonl"
 FORCED_FILE = "forced.jsonl"
@@ -62,6 +62,10 @@ class ReportInput:
         seed: of the bootstrap.
         examples: sentences shown of each set and system.
         gradients: of the losses by rank, None for none.
+        training_text: what the frequency of words is counted in, a sentence a line; None: students
+            are not compared with the ensemble by the frequency of words.
+        groups: a file of groups of sentences (speakers), likewise; see
+            :func:`seqdistill.assessment.groups.read_groups`.
     """
 
     systems: Sequence[SystemInput]
@@ -74,6 +78,8 @@ class ReportInput:
     seed: int = 0
     examples: int = 5
     gradients: GradientProfile | None = None
+    training_text: str | Path | None = None
+    groups: str | Path | None = None
 
 
 def read_folder(name: str, folder: str | Path, aggregation: Aggregation = TOP) -> SystemInput:
@@ -158,6 +164,8 @@ def read_manifest(
     Paths in it are relative to the manifest::
 
         title = "Tatoeba English-German"
+        training_text = "text/train.de"               # optional: students by frequency of words
+        groups = "speakers.tsv"                       # optional: students by given groups
 
         [settings]
         commit = "1a2b3c"
@@ -189,6 +197,21 @@ def read_manifest(
     title = manifest.get("title")
     settings = _table(manifest, "settings", str(path))
     return systems, title, {key: str(value) for key, value in settings.items()}
+
+
+def read_group_files(path: str | Path) -> dict[str, Path]:
+    """Return ``training_text`` and ``groups`` of a manifest, those that it names.
+
+    Raises:
+        InputError: the manifest is unusable, or one of them is no path.
+    """
+    path = Path(path)
+    manifest = _decode(path)
+    found = {key: manifest[key] for key in ("training_text", "groups") if key in manifest}
+    for key, value in found.items():
+        if not isinstance(value, str):
+            raise InputError(f"{path}: {key!r} must be a path, got {value!r}")
+    return {key: path.parent / value for key, value in found.items()}
 
 
 def _read_entry(path: Path, number: int, entry: Any, aggregation: Aggregation) -> SystemInput:

@@ -18,6 +18,7 @@ from seqdistill.report.examples import most_uncertain, shadable, shading_scale
 from seqdistill.report.explorer import PAGE_BYTES, explorer_json
 from seqdistill.report.fidelity import fidelity_section
 from seqdistill.report.gradients import gradients_section
+from seqdistill.report.groups import groups_section
 from seqdistill.report.inputs import ReportInput
 from seqdistill.report.quality import quality_table
 from seqdistill.report.results import SystemResult, compute
@@ -64,6 +65,7 @@ def render_report(report: ReportInput) -> str:
     errors = errors_section(results, report)
     calibration = calibration_section(results)
     fidelity = fidelity_section(results)
+    groups = groups_section(results, report)
     gradients = None if report.gradients is None else gradients_section(report.gradients)
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_FOLDER),
@@ -87,6 +89,7 @@ def render_report(report: ReportInput) -> str:
         rejection=errors,
         calibration=calibration,
         fidelity=fidelity,
+        groups=groups,
         gradients=gradients,
         explorer=_SENTENCES if any(result.measures for result in results) else None,
         examples=_examples(results, report.examples),
@@ -96,6 +99,7 @@ def render_report(report: ReportInput) -> str:
         | (errors["signatures"] if errors else {})
         | (calibration["signatures"] if calibration else {})
         | (fidelity["signatures"] if fidelity else {})
+        | (groups["signatures"] if groups else {})
         | (gradients["signatures"] if gradients else {}),
         resamples=report.resamples,
     )

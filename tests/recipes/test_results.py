@@ -139,6 +139,34 @@ def results() -> dict[str, object]:
     }
 
 
+def test_groups_have_a_table_each() -> None:
+    numbers = {"missed_change": estimate(0.051), "false_change": None}
+    errors = {
+        "groups": [{"group": "up to 5", "sentences": 7, "units": 30, **numbers}],
+        "combined_error_variance": {"value": 0.02, "low": 0.0, "high": 0.05},
+        "symmetric_distance_error": None,
+    }
+    likeness = {
+        "groups": [
+            {
+                "group": "9", "sentences": 3, "units": 20,
+                "top1_agreement": estimate(0.8), "kl_divergence": estimate(0.25),
+            }
+        ]
+    }  # fmt: skip
+    record = {"by": "length", "errors": {"all": errors}, "likeness": {"all": likeness}}
+    text = results_markdown(results() | {"groups": [record]})
+    rows = [
+        [cell.strip() for cell in line.strip("| ").split(" | ")]
+        for line in text.split("## Where systems differ")[1].splitlines()
+        if line.startswith("| ")
+    ]
+    assert ["up to 5", "7", f"5.1 / {NONE}"] in rows
+    assert ["CEV", "", "0.0200 [0.0000, 0.0500]"] in rows
+    assert ["SDE", "", NONE] in rows
+    assert ["9", "3", "80.0 / 0.250"] in rows
+
+
 def test_tables_show_every_number_and_a_dash_for_none() -> None:
     text = results_markdown(results())
     summary = {

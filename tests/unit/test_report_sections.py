@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +11,8 @@ import sacrebleu
 from seqdistill.assessment.correlation import spearman
 from seqdistill.assessment.detection import compare_detection
 from seqdistill.assessment.forced_sets import forced_set
+from seqdistill.assessment.group_errors import assess_group_errors
+from seqdistill.assessment.groups import GROUPINGS, GroupOptions
 from seqdistill.assessment.hypothesis_files import HypothesisSet
 from seqdistill.assessment.hypothesis_sets import uncertainty_of
 from seqdistill.assessment.word_alignment import Normalisation
@@ -21,6 +24,7 @@ from seqdistill.report.differences import detection_differences
 from seqdistill.report.errors import errors_section, retention_curve
 from seqdistill.report.explorer import Scale, _chosen, explorer_json
 from seqdistill.report.fidelity import fidelity_section
+from seqdistill.report.groups import groups_section
 from seqdistill.report.page import render_report
 from seqdistill.report.quality import (
     chrf_counts,
@@ -317,6 +321,59 @@ def test_fidelity_is_measured_on_references_where_both_have_them() -> None:
     # Nothing to be faithful to.
     assert fidelity_section(compute(ReportInput([student], resamples=0))) is None
     assert fidelity_section(compute(ReportInput([ensemble], resamples=0))) is None
+
+
+# --- groups ------------------------------------------------------------------
+
+
+def test_groups_are_those_of_the_verb_and_have_their_place_on_the_page(tmp_path: Path) -> None:
+    ensemble, student = two_systems()
+    texts = [
+        replace(h, reference=t.reference, text=h.text if h.id % 2 else t.text)
+        for h, t in zip(student.in_domain, ensemble.in_domain, strict=True)
+    ]
+    forced = make_hypotheses(10, forced=True)
+    same = [replace(f, model=student.in_domain[0].model) for f in forced]
+    systems = [
+        replace(ensemble, forced=forced),
+        replace(student, in_domain=texts, forced=same),
+        # Others' sentences: nothing to compare.
+        replace(student, name="elsewhere", in_domain=texts[:-1], forced=()),
+    ]
+    training, speakers = tmp_path / "train.txt", tmp_path / "speakers.tsv"
+    training.write_text("the house\nthe small tree\n", encoding="utf-8")
+    rows = [f"{h.id}\t{'even' if h.id % 2 == 0 else 'odd'}\n" for h in texts]
+    speakers.write_text("".join(rows), encoding="utf-8")
+    report = ReportInput(systems, resamples=10, training_text=training, groups=speakers)
+    section = groups_section(compute(report), report)
+    assert section is not None
+    assert section["teacher"] == "ensemble"
+    titles = [part["title"] for part in section["sections"]]
+    assert titles == [GROUPINGS[by] for by in ("length", "word", "rarest-word", "file")]
+    given = section["sections"][-1]
+    expected = assess_group_errors(
+        HypothesisSet.of("student", texts),
+        HypothesisSet.of("ensemble", ensemble.in_domain),
+        GroupOptions("file", groups=speakers),
+        resamples=10,
+    )
+    table = given["tables"][0]
+    assert [system["name"] for system in table["systems"]] == ["dirichlet"]
+    assert [row["name"] for row in table["rows"]] == ["even", "odd"]
+    even = table["rows"][0]["cells"][0]
+    assert even["text"] == "+0.0"  # there the student wrote what the ensemble did
+    odd = expected.of_group("missed_change", 1)
+    assert odd is not None
+    assert table["rows"][1]["cells"][0]["text"] == f"{100 * odd.value:+.1f}"
+    spread = expected.numbers.numbers["combined_error_variance"]
+    assert spread is not None
+    assert given["spreads"]["rows"][0]["cells"][0]["text"] == f"{spread.value:.4f}"
+    # Scored texts have groups of sentences, not of words.
+    assert [len(part["tables"]) for part in section["sections"]] == [2, 2, 2, 2]
+    page = render_report(report)
+    assert '<section id="groups">' in page
+    assert "occurrences of the word in training" in page
+    assert groups_section(compute(ReportInput([student], resamples=0)), report) is None
 
 
 # --- explorer ----------------------------------------------------------------
