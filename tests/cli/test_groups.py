@@ -70,7 +70,7 @@ def test_scored_texts_and_words(
         (["--edges", "a,b"], 2, "--edges"),
         (["--groups", "x"], 2, "--groups belongs to --by file"),
         (["--by", "word"], 1, "--training-text"),
-        (["--side", "source"], 1, "no source"),
+        (["--bins", "0"], 1, "at least 1 group"),
     ],
 )
 def test_bad_input(

@@ -369,7 +369,7 @@ def test_groups_are_those_of_the_verb_and_have_their_place_on_the_page(tmp_path:
     assert spread is not None
     assert given["spreads"]["rows"][0]["cells"][0]["text"] == f"{spread.value:.4f}"
     # Scored texts have groups of sentences, not of words.
-    assert [len(part["tables"]) for part in section["sections"]] == [2, 2, 2, 2]
+    assert [len(part["tables"]) for part in section["sections"]] == [3, 2, 3, 3]
     page = render_report(report)
     assert '<section id="groups">' in page
     assert "occurrences of the word in training" in page
