@@ -59,8 +59,10 @@ class TokenFeatures:
         logits: Tensor = self.projection(self.features)
         return logits
 
-    def inside(self, function: Callable[[Tensor], Tensor]) -> Tensor:
-        """Return a function of the features, run as the projection's forward.
+    def inside(
+        self, function: Callable[[Tensor], Tensor], features: Tensor | None = None
+    ) -> Tensor:
+        """Return a function of the features (or of others), run as the projection's forward.
 
         So the projection's hooks run around it: ZeRO 3 gathers the weight once before (however
         often the function reads it), releases it afterwards, and gathers it again for the
@@ -70,7 +72,7 @@ class TokenFeatures:
         own = attributes.get("forward")
         attributes["forward"] = function
         try:
-            result: Tensor = self.projection(self.features)
+            result: Tensor = self.projection(self.features if features is None else features)
         finally:
             del attributes["forward"]
             if own is not None:
@@ -120,7 +122,16 @@ def token_features(model: Any, net_input: dict[str, Any], token_mask: Tensor) ->
 
 
 def token_logits(model: Any, net_input: dict[str, Any], token_mask: Tensor) -> Tensor:
-    """Return the (N, V) logits of the counted tokens; projects only those where it can."""
+    """Return the (N, V) logits of the counted tokens; projects only those where it can.
+
+    Raises:
+        InputError: the model's predictions are not of one row of logits.
+    """
+    if getattr(getattr(model, "decoder", None), "student_outputs", None) is not None:
+        raise InputError(
+            f"a student of kind {model.student_head.kind} has more outputs than one row of logits, "
+            "which is all that is read here; give an ordinary model or a Dirichlet student"
+        )
     if gives_features(model):
         return token_features(model, net_input, token_mask).logits()
     return model(**net_input)[0][token_mask]

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from fairseq_plugins.checkpoints import load_checkpoint
 from fairseq_plugins.features import gives_features, token_features, token_logits
+from fairseq_plugins.outputs import refuse_outputs
 from seqdistill.errors import InputError
 from seqdistill.kernels import MemberLogits, MemberProjections
 from seqdistill.teachers import EnsembleStatistics, StatisticsAccumulator
@@ -175,6 +176,7 @@ def load_translation_member(path: str, source: Dictionary, target: Dictionary) -
     """
     state = load_checkpoint(path)
     check_dictionaries(path, state, source, target)
+    refuse_outputs(path, state)
     # A task of the stock class: it builds the model and keeps nothing of the checkpoint's state.
     task = TranslationTask(TranslationConfig(), source, target)
     state.pop("task_state", None)

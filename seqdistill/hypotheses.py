@@ -22,8 +22,9 @@ class ModelInfo:
 
     Attributes:
         kind: ``ensemble`` (several ordinary models), ``dirichlet`` (one Dirichlet student, or
-            several as a mixture) or ``softmax`` (one ordinary model).
-        members: number of models, at least 1.
+            several as a mixture), ``softmax`` (one ordinary model) or ``hydra`` (a student with a
+            head for each member).
+        members: number of models (or heads), at least 1.
         predictive: the distribution that was decoded: ``pe`` (product of expectations), ``ep``
             (expectation of products), ``base`` (softmax of a Dirichlet student's logits), ``mean``
             (α/α₀) or ``softmax``.

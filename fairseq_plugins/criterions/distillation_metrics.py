@@ -89,6 +89,29 @@ def rows_output(rows: TokenRows, V: int, head: StudentHead) -> dict[str, Any]:
     return output
 
 
+def members_output(
+    student: EnsembleStatistics, teacher: EnsembleStatistics, references: Tensor
+) -> dict[str, Any]:
+    """Return the sums of one batch of a student that is an ensemble itself.
+
+    Args:
+        student: (N, V) and (N) statistics of its heads.
+        teacher: those of the ensemble.
+        references: (N) reference pieces.
+    """
+    probs = student.mean_probs
+    output: dict[str, Any] = {
+        "nll_loss": -probs.gather(-1, references.unsqueeze(-1)).log().sum(),
+        "n_correct": probs.argmax(-1).eq(references).sum(),
+    }
+    for short, name in _CORRELATED.items():
+        own, others = getattr(student, name), getattr(teacher, name)
+        output[f"ensemble_{short}"] = others.sum()
+        output[f"_joint_{short}"] = joint_log_histogram(own, others)
+    output["_joint_tu_predictive"] = output["_joint_tu"]
+    return output
+
+
 def reduce(logging_outputs: list[dict[str, Any]]) -> None:
     """Log the metrics of a step from the summed outputs of its batches and ranks."""
 

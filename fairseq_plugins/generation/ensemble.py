@@ -10,6 +10,7 @@ from torch import Tensor
 from fairseq_plugins.features import pooled_encoder_output, step_projection
 from fairseq_plugins.generation.distances import FeatureSums
 from fairseq_plugins.generation.history import BeamHistory
+from fairseq_plugins.outputs import rows_of_student, student_outputs
 from seqdistill.errors import InputError
 from seqdistill.uncertainty.densities import ModelDensity
 from seqdistill.uncertainty.estimators import Estimator, UncertaintyOptions, estimator_for
@@ -74,7 +75,10 @@ class UncertaintyEnsembleModel(EnsembleModel):
         sums = None if self.densities is None else FeatureSums()
         self.history = BeamHistory(estimator, sums)
         self._projections = [
-            None if estimator.needs_logits else step_projection(model) for model in self.models
+            None
+            if estimator.needs_logits or student_outputs(model) is not None
+            else step_projection(model)
+            for model in self.models
         ]
         encoder_outs = super().forward_encoder(net_input)
         if self.densities is not None:
@@ -108,23 +112,24 @@ class UncertaintyEnsembleModel(EnsembleModel):
         for m, model in enumerate(self.models):
             encoder_out = encoder_outs[m] if self.has_encoder() else None
             projection = self._projections[m]
-            features_only = projection is not None or self.densities is not None
+            has_outputs = student_outputs(model) is not None
+            features_only = projection is not None or has_outputs or self.densities is not None
             net_output = self._step(
                 model, tokens, encoder_out, incremental_states[m], features_only
             )
             newest = net_output[0][:, -1:, :]
             if self.densities is not None:
                 features.append(newest[:, -1, :])
-            if features_only and projection is None:
-                newest = model.decoder.output_layer(newest)
             # What is kept until the step's tokens are known: features, where the model has them.
-            outputs.append(
-                KeptRows(
-                    member_output(model, (newest, *net_output[1:]), history.estimator)[:, -1, :]
-                )
-                if projection is None
-                else ProjectedRows(newest[:, -1, :], projection.weight, projection.bias)
-            )
+            if has_outputs:
+                outputs += rows_of_student(model, newest[:, -1, :])
+            elif projection is not None:
+                outputs.append(ProjectedRows(newest[:, -1, :], projection.weight, projection.bias))
+            else:
+                if features_only:
+                    newest = model.decoder.output_layer(newest)
+                given = member_output(model, (newest, *net_output[1:]), history.estimator)
+                outputs.append(KeptRows(given[:, -1, :]))
             attention = _attention(net_output)
             if attention is not None:
                 attentions.append(attention)

@@ -6,15 +6,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fairseq_plugins.features import encode_and_decode, pooled_by_sentence, token_logits
+from fairseq_plugins.features import (
+    TokenFeatures,
+    encode_and_decode,
+    pooled_by_sentence,
+    token_features,
+    token_logits,
+)
 from fairseq_plugins.generation.distances import attach_distances
 from fairseq_plugins.generation.ensemble import estimator_of, member_output
 from fairseq_plugins.generation.generator import attach_uncertainty
 from fairseq_plugins.generation.second import SecondSystem
+from fairseq_plugins.outputs import rows_of_student, student_outputs
 from seqdistill.errors import InputError
 from seqdistill.hypotheses import ModelInfo
 from seqdistill.uncertainty.densities import SIDES, ModelDensity
 from seqdistill.uncertainty.estimators import Estimator, TokenReading, UncertaintyOptions
+from seqdistill.uncertainty.outputs import MemberRows
 from seqdistill.uncertainty.second_reading import (
     check_temperatures,
     compare_predictions,
@@ -163,29 +171,44 @@ def _read(
     rows = torch.arange(tokens.numel(), device=tokens.device)
     positions = (counted.cumsum(dim=1) - 1)[counted]
     terms: list[Tensor] = []
+    unread: list[MemberRows] = []  # what knows its tokens' terms once it was read
 
-    def read_members() -> Iterator[Tensor]:
+    def look_up(output: Tensor | MemberRows) -> None:
+        terms.append(estimator.token_terms(output, tokens, rows, positions))
+
+    def read_members() -> Iterator[Tensor | MemberRows]:
         for model in models:
             model.eval()
+            given: TokenFeatures | None = None
             # Padded positions are dropped before the maths: whatever they hold is not read.
-            if pooled is None:
-                logits = token_logits(model, sample["net_input"], counted)  # (N, V)
-            else:
+            if pooled is not None:
                 encoded, given = encode_and_decode(model, sample["net_input"], counted)
-                logits = given.logits()
                 pooled["encoder"].append(encoded)
                 pooled["decoder"].append(pooled_by_sentence(given.features, counted))
-            output = member_output(model, (logits, None), estimator)
-            terms.append(estimator.token_terms(output, tokens, rows, positions))
+            if student_outputs(model) is not None:
+                given = given or token_features(model, sample["net_input"], counted)
+                for kept in rows_of_student(model, given.features):
+                    unread.append(kept)
+                    yield kept
+                continue
+            logits = given.logits() if given else token_logits(model, sample["net_input"], counted)
+            output = member_output(model, (logits, None), estimator)  # (N, V)
+            look_up(output)
             yield output
 
+    def look_up_unread() -> None:
+        while unread:
+            look_up(unread.pop(0))
+
     def prefixes() -> Iterator[Tensor]:
-        for _ in models:
+        while True:
+            look_up_unread()
             yield _sums_before(terms[-1][0], counted)
 
     reading = estimator.read(
         read_members(), prefixes=prefixes() if estimator.needs_prefix else None
     )
+    look_up_unread()
     return reading, torch.cat(terms)
 
 

@@ -3,6 +3,8 @@
 import copy
 import logging
 import os
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
 from fairseq.criterions import FairseqCriterion
@@ -19,6 +21,7 @@ from fairseq_plugins.generation import (
     load_second_system,
 )
 from fairseq_plugins.generation.ensemble import estimator_of
+from fairseq_plugins.outputs import attach_outputs, split_weights, student_outputs
 from fairseq_plugins.placement import (
     Teachers,
     check_no_placement,
@@ -62,6 +65,7 @@ class DistillationTask(FairseqTask):
         self._validated_subset = ""
         self._student: BaseFairseqModel | None = None
         self._head_of_next_model: StudentHead | None = None
+        self._initial: InitialOutputs | None = None
         self._measures = select_measures(cfg.uncertainty_measures)
         self._recorder: HypothesisRecorder | None = None
         self._is_interactive = False
@@ -115,6 +119,7 @@ class DistillationTask(FairseqTask):
         """
         head, self._head_of_next_model = self._head_of_next_model, None
         if from_checkpoint:
+            attach_outputs(model, head)
             attach_head(model, self._override(head))
             if head is not None:
                 self._measures = self._measures or head.measures
@@ -129,6 +134,7 @@ class DistillationTask(FairseqTask):
         if not getattr(criterion, "needs_teachers", False):
             if self._student is not None:
                 check_no_placement(self.cfg)
+                self._give_outputs(None)
             return criterion
         self.student_head = criterion.student_head(
             predictive=self.cfg.predictive or "base",
@@ -142,6 +148,7 @@ class DistillationTask(FairseqTask):
             in_training = self._student is not None
             self.teachers = place_teachers(self.cfg, self.load_member, in_training)
         if self._student is not None:
+            self._give_outputs(self.student_head)
             attach_head(self._student, self.student_head)
         return criterion
 
@@ -181,8 +188,12 @@ class DistillationTask(FairseqTask):
                     f"{len(members)}"
                 )
             path = members[int(student_init) - 1]
-        weights = load_checkpoint(path)["model"]
-        model.upgrade_state_dict(weights)
+        state = load_checkpoint(path)
+        model.upgrade_state_dict(state["model"])
+        weights, outputs = split_weights(state["model"])
+        if outputs:
+            saved = (state.get("task_state") or {}).get("student_head") or {}
+            self._initial = InitialOutputs(path, StudentHead.from_dict(saved), outputs)
         weights = self.fit_weights(weights, model)
         try:
             model.load_state_dict(weights, strict=True)
@@ -193,6 +204,28 @@ class DistillationTask(FairseqTask):
             ) from error
         logger.info(f"student initialised from {path}")
 
+    def _give_outputs(self, head: StudentHead | None) -> None:
+        """Give the student of a training its outputs, those of ``--student-init`` if it had some.
+
+        Raises:
+            InputError: that was a student of another kind, or with other settings.
+        """
+        model, initial, self._initial = self._student, self._initial, None
+        attach_outputs(model, head)
+        if initial is None:
+            return
+        outputs = student_outputs(model)
+        if head is None or (head.kind, head.settings) != (initial.head.kind, initial.head.settings):
+            wanted = "an ordinary model" if head is None else _described(head)
+            raise InputError(
+                f"--student-init {initial.path}: it is {_described(initial.head)}, and this "
+                f"criterion trains {wanted}; start from a student of the same kind and settings, "
+                "or from an ordinary model"
+            )
+        assert outputs is not None  # such a head has outputs: the checkpoint had their weights
+        names = {name.rpartition("student_outputs.")[2]: name for name in initial.weights}
+        outputs.load_state_dict({name: initial.weights[key] for name, key in names.items()})
+
     # -- decoding ---------------------------------------------------------------------------
 
     def _override(self, head: StudentHead | None) -> StudentHead | None:
@@ -202,9 +235,10 @@ class DistillationTask(FairseqTask):
             if self.cfg.predictive == "base":
                 return head
             raise InputError(
-                "--predictive mean needs a Dirichlet student; this checkpoint is an ordinary model"
+                "--predictive mean needs a Dirichlet student; this checkpoint is "
+                + ("an ordinary model" if head is None else f"one of kind {head.kind}")
             )
-        return StudentHead(head.kind, head.offset, str(self.cfg.predictive), head.measures)
+        return replace(head, predictive=str(self.cfg.predictive))
 
     def build_bpe(self, args: Any) -> Any:
         """Build the subword decoder, and keep it for the recorded texts."""
@@ -347,6 +381,26 @@ class DistillationTask(FairseqTask):
         return self._recorder
 
 
+@dataclass(frozen=True)
+class InitialOutputs:
+    """What ``--student-init`` brings beside the weights of an ordinary model.
+
+    Attributes:
+        path: the checkpoint.
+        head: as it says.
+        weights: of the outputs, by their names in the checkpoint.
+    """
+
+    path: str
+    head: StudentHead
+    weights: dict[str, Any]
+
+
+def _described(head: StudentHead) -> str:
+    settings = ", ".join(f"{name} {value}" for name, value in sorted(head.settings.items()))
+    return f"a student of kind {head.kind}" + (f" ({settings})" if settings else "")
+
+
 def sibling_options(cfg: Any, predictive: str | None) -> Any:
     """Return a task's options with another ``--predictive``."""
     options = copy.copy(cfg)
@@ -361,6 +415,9 @@ def attach_head(model: BaseFairseqModel, head: StudentHead | None) -> None:
     predictive is the softmax that the model computes anyway.
     """
     model.student_head = head
+    if head is not None and student_outputs(model) is not None:
+        model.get_normalized_probs = _refuse(head)
+        return
     if head is None or head.predictive == "base":
         return
 
@@ -369,3 +426,14 @@ def attach_head(model: BaseFairseqModel, head: StudentHead | None) -> None:
         return values if log_probs else values.exp()
 
     model.get_normalized_probs = get_normalized_probs
+
+
+def _refuse(head: StudentHead) -> Callable[..., Any]:
+    def get_normalized_probs(net_output: Any, log_probs: bool, sample: Any = None) -> Any:
+        raise InputError(
+            f"a student of kind {head.kind} predicts with more than one row of logits, and "
+            "fairseq's own search and criteria read one; decode with --task ensemble_teacher_translation (or "
+            "ensemble_teacher_speech_to_text), and validate with the criterion it was trained with"
+        )
+
+    return get_normalized_probs

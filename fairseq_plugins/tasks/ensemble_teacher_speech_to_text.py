@@ -15,6 +15,7 @@ from fairseq.tasks.speech_to_text import SpeechToTextTask
 from torch import nn
 
 from fairseq_plugins.checkpoints import load_checkpoint
+from fairseq_plugins.outputs import refuse_outputs
 from fairseq_plugins.speech.dataset import (
     TEACHER_FEATURES,
     SpeechDataset,
@@ -79,6 +80,7 @@ class EnsembleTeacherSpeechToTextTask(DistillationTask, SpeechToTextTask):
         """
         state = load_checkpoint(path)
         self.check_member(path, state)
+        refuse_outputs(path, state)
         state.pop("task_state", None)  # a teacher has no head
         models, _, _ = checkpoint_utils.load_model_ensemble_and_task(
             [path], task=self.sibling(), state=state

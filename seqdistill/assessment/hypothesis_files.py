@@ -197,6 +197,8 @@ def describe_model(model: ModelInfo) -> str:
     predictive = _PREDICTIVES.get(model.predictive, model.predictive)
     if model.kind == "ensemble":
         return f"ensemble of {model.members}, {predictive}"
+    if model.kind == "hydra":
+        return f"Hydra student, {model.members} heads, {predictive}"
     if model.kind == "dirichlet":
         offset = "" if model.offset is None else f", offset {model.offset:g}"
         students = "Dirichlet student"

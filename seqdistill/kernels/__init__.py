@@ -1,7 +1,9 @@
 """The losses of this project fused with the projections, in one pass over the vocabulary."""
 
 from seqdistill.kernels.fused import PRODUCTS, FusedLoss, fused_distillation_loss
-from seqdistill.kernels.members import MemberLogits, MemberProjections
+from seqdistill.kernels.hydra import HydraLoss, fused_hydra_loss
+from seqdistill.kernels.members import MemberLogits, MemberProjections, member_statistics
+from seqdistill.kernels.paired import PairedMembers
 from seqdistill.kernels.plain import plain_distillation_loss
 from seqdistill.kernels.select import BACKENDS, backend_status
 from seqdistill.kernels.settings import DistillationLoss
@@ -13,12 +15,16 @@ __all__ = [
     "PRODUCTS",
     "DistillationLoss",
     "FusedLoss",
+    "HydraLoss",
     "MemberLogits",
     "MemberProjections",
+    "PairedMembers",
     "ShardedMembers",
     "TokenRows",
     "backend_status",
     "fused_distillation_loss",
+    "fused_hydra_loss",
+    "member_statistics",
     "plain_distillation_loss",
     "sharded_statistics",
 ]

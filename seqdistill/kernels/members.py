@@ -1,7 +1,7 @@
 """Members of an ensemble as targets of the fused loss: by their features, or by their logits."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from seqdistill.kernels.chunks import (
 )
 from seqdistill.kernels.settings import DistillationLoss
 from seqdistill.kernels.workspace import Workspace
+from seqdistill.teachers import EnsembleStatistics, StatisticsAccumulator
 
 
 @dataclass(frozen=True)
@@ -99,6 +100,31 @@ class MemberLogits:
     def device(self) -> torch.device:
         """Where the members are."""
         return self.logits[0].device
+
+
+def member_log_probs(members: MemberProjections | MemberLogits, m: int) -> Tensor:
+    """Return (N, V) ln p_m of one member, at the members' temperature, float32 at least."""
+    if isinstance(members, MemberProjections):
+        bias = None if members.biases is None else members.biases[m]
+        logits = torch.nn.functional.linear(members.features[m], members.weights[m], bias)
+    else:
+        logits = members.logits[m]
+    wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    return torch.log_softmax(wide / members.temperature, dim=-1)
+
+
+@torch.no_grad()
+def member_statistics(members: MemberProjections | MemberLogits) -> EnsembleStatistics:
+    """Return the statistics of members (N, V), read one after another.
+
+    Raises:
+        InputError: fewer than two members, or one gave NaN (it is named).
+    """
+    accumulator = StatisticsAccumulator()
+    count = len(members.features if isinstance(members, MemberProjections) else members.logits)
+    for m in range(count):
+        accumulator.add(member_log_probs(members, m), member_name(members.names, m))
+    return replace(accumulator.statistics(), temperature=members.temperature)
 
 
 class MemberSource(TargetSource):

@@ -7,6 +7,7 @@ from seqdistill.errors import InputError
 from seqdistill.kernels.backend import RowBackend
 from seqdistill.kernels.chunks import ChunkTarget, TargetSource, inverse_precision, select_rows
 from seqdistill.kernels.members import MemberLogits, MemberProjections, MemberSource
+from seqdistill.kernels.paired import PairedMembers, PairedSource
 from seqdistill.kernels.settings import DistillationLoss
 from seqdistill.kernels.sharded import ShardedMembers, ShardedSource
 from seqdistill.kernels.workspace import Workspace
@@ -19,6 +20,7 @@ Target = (
     MemberProjections
     | MemberLogits
     | ShardedMembers
+    | PairedMembers
     | EnsembleStatistics
     | ProxyDirichletTarget
     | SparseTarget
@@ -122,8 +124,10 @@ def target_source(target: Target, index: Tensor | None, dtype: torch.dtype) -> T
         return SparseSource(target, index)
     if isinstance(target, ShardedMembers):
         return ShardedSource(target, index, dtype)
+    if isinstance(target, PairedMembers):
+        return PairedSource(target, index, dtype)
     raise InputError(
-        "expected members (MemberProjections, MemberLogits, ShardedMembers or a tensor "
-        "(M, ..., V)), EnsembleStatistics, a ProxyDirichletTarget or a SparseTarget, got "
+        "expected members (MemberProjections, MemberLogits, ShardedMembers, PairedMembers or a "
+        "tensor (M, ..., V)), EnsembleStatistics, a ProxyDirichletTarget or a SparseTarget, got "
         f"{type(target).__name__}"
     )

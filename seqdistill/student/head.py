@@ -1,7 +1,7 @@
 """The student's head: how its logits are read, saved in the checkpoint beside the weights."""
 
 import math
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 import torch
@@ -9,6 +9,8 @@ from torch import Tensor
 
 from seqdistill.errors import InputError
 from seqdistill.numerics import DirichletTerms
+from seqdistill.student.kinds import KINDS
+from seqdistill.student.outputs import StudentOutputs
 
 PREDICTIVES = ("base", "mean")
 
@@ -18,29 +20,45 @@ class StudentHead:
     """How a student's logits are read.
 
     Attributes:
-        kind: ``dirichlet`` (α = e^z + offset) or ``softmax`` (an ordinary model).
-        offset: the Dirichlet's o, 1 or 0; None for ``softmax``.
+        kind: of :data:`~seqdistill.student.kinds.KINDS`: ``dirichlet`` (α = e^z + offset),
+            ``softmax`` (an ordinary model), or one with more outputs than logits, as ``hydra``.
+        offset: the Dirichlet's o, 1 or 0; None for others.
         predictive: ``base``, softmax(z), or ``mean``, α/α₀ (they differ by the mass that the
             offsets move to the uniform distribution). ``softmax`` models have only the base.
         measures: names of the uncertainty measures to write; None writes all.
+        settings: what else the kind must know to build its outputs, plain values by name.
     """
 
     kind: str = "softmax"
     offset: float | None = None
     predictive: str = "base"
     measures: tuple[str, ...] | None = None
+    settings: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.kind not in ("dirichlet", "softmax"):
-            raise InputError(f"expected a head 'dirichlet' or 'softmax', got {self.kind!r}")
-        if self.kind == "dirichlet" and self.offset not in (0, 1):
-            raise InputError(f"a Dirichlet head has an offset of 1 or 0, got {self.offset!r}")
+        if self.kind not in KINDS:
+            known = " or ".join(map(repr, KINDS))
+            raise InputError(f"expected a head {known}, got {self.kind!r}")
+        kind = KINDS[self.kind]
+        kind.check(self.offset, self.settings)
         if self.predictive not in PREDICTIVES:
             raise InputError(
                 f"expected a predictive among {', '.join(PREDICTIVES)}, got {self.predictive!r}"
             )
-        if self.kind == "softmax" and self.predictive != "base":
-            raise InputError("predictive 'mean' needs a Dirichlet student; this head is a softmax")
+        if self.predictive not in kind.predictives:
+            raise InputError(
+                f"predictive {self.predictive!r} needs a Dirichlet student; this head is a "
+                f"{self.kind}"
+            )
+
+    def outputs(self, D: int, V: int) -> StudentOutputs | None:
+        """Return new outputs of a student beside its logits; None where it has none.
+
+        Args:
+            D: width of the decoder's features.
+            V: size of the vocabulary.
+        """
+        return KINDS[self.kind].outputs(self.settings, D, V)
 
     def log_probs(self, logits: Tensor) -> Tensor:
         """Return (..., V) log-probabilities of the predictive distribution, float32 at least."""
@@ -55,7 +73,10 @@ class StudentHead:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, as they are saved in a checkpoint."""
-        return asdict(self)
+        values = asdict(self)
+        if not self.settings:  # as checkpoints of kinds without settings always were
+            del values["settings"]
+        return values
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "StudentHead":

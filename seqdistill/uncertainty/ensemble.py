@@ -55,15 +55,18 @@ class EnsembleEstimator:
     Args:
         members: M ≥ 2.
         options: measures and combination.
+        kind: what the members are: ``ensemble``, models of their own, or ``hydra``, heads.
     """
 
     wants_logits = False
     needs_logits = False
 
-    def __init__(self, members: int, options: UncertaintyOptions | None = None) -> None:
+    def __init__(
+        self, members: int, options: UncertaintyOptions | None = None, kind: str = "ensemble"
+    ) -> None:
         options = options or UncertaintyOptions()
-        self.info = ModelInfo(kind="ensemble", members=members, predictive=options.combination)
-        self.measures = resolve_measures(options.measures, "ensemble")
+        self.info = ModelInfo(kind=kind, members=members, predictive=options.combination)
+        self.measures = resolve_measures(options.measures, kind)
         needed = needed_token_measures(self.measures)
         self.token_measures = tuple(name for name in needed if name not in _OF_CHOSEN)
         self._combination = options.combination

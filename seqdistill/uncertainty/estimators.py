@@ -12,6 +12,7 @@ one step afterwards); and when a hypothesis ends it makes the sequence measures 
 
 The terms of the members are concatenated: (K, N) with K = M for an ensemble, 3 for a Dirichlet
 student (and one more for each member drawn from it), 3M for M of them, 1 for an ordinary model.
+Students with more outputs than logits are read as :mod:`seqdistill.uncertainty.heads` says.
 """
 
 from collections.abc import Sequence
@@ -19,6 +20,7 @@ from collections.abc import Sequence
 from seqdistill.errors import InputError
 from seqdistill.student import StudentHead
 from seqdistill.uncertainty.ensemble import EnsembleEstimator
+from seqdistill.uncertainty.heads import outputs_estimator
 from seqdistill.uncertainty.options import UncertaintyOptions
 from seqdistill.uncertainty.reading import Estimator, TokenReading
 from seqdistill.uncertainty.single import DirichletEstimator, SoftmaxEstimator
@@ -57,6 +59,9 @@ def estimator_for(
     """
     if not heads:
         raise InputError("expected at least one model, got none")
+    estimator = outputs_estimator(heads, options)
+    if estimator is not None:
+        return estimator
     dirichlet = [head for head in heads if head is not None and head.kind == "dirichlet"]
     if dirichlet and len(dirichlet) < len(heads):
         raise InputError(

@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 from typing import Literal
 
-#: What produces hypotheses: several ordinary models, Dirichlet students, one ordinary model.
-MODEL_KINDS = ("ensemble", "dirichlet", "softmax")
+#: What produces hypotheses: several ordinary models, Dirichlet students, one ordinary model, the
+#: heads of a Hydra student.
+MODEL_KINDS = ("ensemble", "dirichlet", "softmax", "hydra")
 
 Level = Literal["token", "sequence"]
 Estimate = Literal["chain-rule", "joint", "outputs", "features"]

@@ -23,7 +23,9 @@ _BASELINE = (
 )
 _RELEASED = "the research code released with " + _PROXY + "; for comparison only"
 
-_ENSEMBLE_LIKE = ("ensemble", "dirichlet")
+#: Several predictions at every position: models, or heads of one.
+_MEMBERS = ("ensemble", "hydra")
+_ENSEMBLE_LIKE = ("ensemble", "dirichlet", "hydra")
 
 
 def _token(
@@ -35,9 +37,7 @@ def _token(
 
 
 def _token_ep(name: str, symbol: str, kind: Kind, formula: str) -> Measure:
-    return Measure(
-        name, symbol, "token", "chain-rule", "ep", kind, ("ensemble",), formula, _SEQUENCES
-    )
+    return Measure(name, symbol, "token", "chain-rule", "ep", kind, _MEMBERS, formula, _SEQUENCES)
 
 
 def _decoded(name: str, symbol: str, formula: str, source: str) -> Measure:
@@ -158,7 +158,7 @@ _ON_REQUEST = (
     ),
     Measure(
         "member_score_variance", "Var ln P_m", "sequence", "joint", None, "knowledge",
-        ("ensemble",), "variance over members (divisor M) of (1/L) ln P_m(y)", QUALITY_ESTIMATION,
+        _MEMBERS, "variance over members (divisor M) of (1/L) ln P_m(y)", QUALITY_ESTIMATION,
         unit="nats²",
     ),
     _official(

@@ -1,0 +1,92 @@
+"""What criteria of students with more outputs than logits share."""
+
+from typing import Any
+
+from torch import Tensor
+
+from fairseq_plugins.criterions.distillation import (
+    DistillationConfig,
+    DistillationCriterion,
+    teacher_input,
+)
+from fairseq_plugins.features import TokenFeatures, token_features
+from seqdistill.errors import InputError
+from seqdistill.kernels import MemberLogits, MemberProjections
+
+
+class OutputsCriterion(DistillationCriterion):
+    """A criterion whose student has more outputs; subclasses say what they learn.
+
+    They give :meth:`student_head` and :meth:`loss_of_outputs`; the student's outputs are built of
+    the head. There is one form of the loss, from features, in training and validation.
+    """
+
+    def __init__(self, cfg: DistillationConfig, task: Any) -> None:
+        super().__init__(cfg, task)
+        if cfg.no_fused_loss:
+            raise InputError(
+                f"--no-fused-loss: criterion {cfg._name} has one form, from the student's "
+                "features; leave it away"
+            )
+
+    def loss_of_outputs(
+        self, given: TokenFeatures, outputs: Tensor, target: Any, references: Tensor
+    ) -> tuple[Tensor, dict[str, Any]]:
+        """Return the loss sum (nats) of N tokens, and what is logged of them.
+
+        Args:
+            given: the student's features (N, D) and its projection.
+            outputs: of those features.
+            target: what :meth:`targets_of` gave.
+            references: (N) reference pieces.
+        """
+        raise NotImplementedError
+
+    def targets_of(self, sample: dict[str, Any], token_mask: Tensor, temperature: float) -> Any:
+        """Return the targets of a batch's counted tokens: stored ones, or the members."""
+        stored = self.task.stored_targets(sample, token_mask, self.training)
+        if stored is not None or self.task.teachers is None:
+            return stored
+        return self.task.teachers.members(teacher_input(sample), token_mask, temperature)
+
+    def _fused(
+        self,
+        model: Any,
+        sample: dict[str, Any],
+        token_mask: Tensor,
+        references: Tensor,
+        temperature: float,
+    ) -> tuple[Tensor, dict[str, Any], Any]:
+        given = token_features(model, sample["net_input"], token_mask)
+        outputs = model.decoder.student_outputs(given.features)
+        target = self.targets_of(sample, token_mask, temperature)
+        loss, output = self.loss_of_outputs(given, outputs, target, references)
+        return loss, output, given.extra
+
+    _plain = _fused
+
+
+class MembersCriterion(OutputsCriterion):
+    """One whose loss reads every member's distribution, which no store and no sum of shards has."""
+
+    def __init__(self, cfg: DistillationConfig, task: Any) -> None:
+        super().__init__(cfg, task)
+        if getattr(task.cfg, "target_store", None):
+            raise InputError(
+                f"--criterion {cfg._name} learns from every member's distribution, and a target "
+                "store keeps what they say together; train with --ensemble-paths and without "
+                "--target-store"
+            )
+        if str(task.cfg.teacher_placement) == "shard":
+            raise InputError(
+                f"--criterion {cfg._name} learns from every member's distribution, and "
+                "--teacher-placement shard sends their sums; take replicate or offload"
+            )
+
+    def targets_of(
+        self, sample: dict[str, Any], token_mask: Tensor, temperature: float
+    ) -> MemberProjections | MemberLogits:
+        """Return the members, read on a batch's counted tokens."""
+        members: MemberProjections | MemberLogits
+        members = self.task.teachers.members(teacher_input(sample), token_mask, temperature)
+        return members
