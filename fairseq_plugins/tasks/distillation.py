@@ -432,8 +432,9 @@ def _refuse(head: StudentHead) -> Callable[..., Any]:
     def get_normalized_probs(net_output: Any, log_probs: bool, sample: Any = None) -> Any:
         raise InputError(
             f"a student of kind {head.kind} predicts with more than one row of logits, and "
-            "fairseq's own search and criteria read one; decode with --task ensemble_teacher_translation (or "
-            "ensemble_teacher_speech_to_text), and validate with the criterion it was trained with"
+            "fairseq's own search and criteria read one; decode with --task "
+            "ensemble_teacher_translation (or ensemble_teacher_speech_to_text), and validate with "
+            "the criterion it was trained with"
         )
 
     return get_normalized_probs

@@ -75,6 +75,7 @@ def fused_hydra_loss(
             f"{tuple(heads.shape)}; a Hydra student has the teachers that it was trained with"
         )
     M, N, D = heads.shape
+    wide = torch.promote_types(heads.dtype, torch.float32)
     kind = loss if loss is not None else DistillationLoss("mean_kl")
     if kind.kind != "mean_kl":
         raise InputError(f"Hydra's heads learn by the KL from their members, got {kind.kind!r}")
@@ -85,7 +86,7 @@ def fused_hydra_loss(
         bias=bias,
         loss=replace(kind, offset=1.0),
         references=None if references is None else references.repeat(M),
-        token_weights=heads.new_full((M * N,), 1 / M, dtype=torch.float32),
+        token_weights=heads.new_full((M * N,), 1 / M, dtype=wide),
         products=products,
         backend=backend,
         chunk_tokens=chunk_tokens,

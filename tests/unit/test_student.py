@@ -79,6 +79,7 @@ def test_head_reads_logits_as_it_says() -> None:
 @pytest.mark.parametrize(
     "head",
     [
+        StudentHead("hydra", settings={"members": 3, "rank": 8}),
         StudentHead(),
         StudentHead("dirichlet", 0.0, "base"),
         StudentHead("dirichlet", 1.0, "mean", ("epkl", "total_uncertainty")),
@@ -100,7 +101,7 @@ def test_measures_that_came_back_as_a_list_are_a_tuple() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"kind": "gaussian"}, "'dirichlet' or 'softmax', got 'gaussian'"),
+        ({"kind": "poisson"}, "expected a head 'dirichlet' or 'softmax' .*got 'poisson'"),
         ({"kind": "dirichlet"}, "offset of 1 or 0, got None"),
         ({"kind": "dirichlet", "offset": 0.5}, r"offset of 1 or 0, got 0\.5"),
         ({"kind": "dirichlet", "offset": 1, "predictive": "mode"}, "among base, mean, got 'mode'"),
