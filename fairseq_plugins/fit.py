@@ -117,7 +117,8 @@ def training_of(cfg: Any, zero: Mapping[str, Any]) -> Training | None:
         gpus=gpus,
         nodes=world // gpus,
         precision=precision,
-        teacher_precision=str(task.ensemble_dtype),
+        # Of Hydra's configuration only what was given is known yet.
+        teacher_precision=str(getattr(task, "ensemble_dtype", "float32")),
         stage=stage,
         offload_optimizer=offloads and stage > 0,
         checkpointing=bool(settings.get("checkpoint_activations")),

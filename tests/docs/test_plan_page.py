@@ -8,7 +8,7 @@ from dataclasses import fields
 
 import pytest
 
-from benchmarks.scale import planned
+from benchmarks.scale import Model, planned
 from seqdistill.cli.main import build_parser
 from seqdistill.cli.plan import training_of
 from seqdistill.planning import MACHINES, PRESETS, Assumptions, memory, traffic
@@ -65,11 +65,19 @@ def test_errors_are_those_that_were_measured() -> None:
         assert cell == f"{float(row['predicted_over_measured']):.2f}"
 
 
-def test_the_runs_on_deepspeed_are_those_that_were_measured() -> None:
-    path = ROOT / "benchmarks" / "results" / "scale.csv"
+@pytest.mark.parametrize(
+    ("name", "header"),
+    [
+        ("scale", "ZeRO"),
+        ("scale-wider", "ZeRO, float32"),
+        ("scale-wider-bfloat16", "ZeRO, bfloat16"),
+    ],
+)
+def test_the_runs_on_deepspeed_are_those_that_were_measured(name: str, header: str) -> None:
+    path = ROOT / "benchmarks" / "results" / f"{name}.csv"
     with path.open(encoding="utf-8") as handle:
         measured = list(csv.DictReader(handle))
-    assert rows("ZeRO") == [
+    assert rows(header) == [
         [
             row["stage"],
             row["ranks"],
@@ -83,9 +91,10 @@ def test_the_runs_on_deepspeed_are_those_that_were_measured() -> None:
     ]
     # What is predicted here and now, not only what was when the figures were made.
     record = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+    model = Model(**record["model"])
     for cell in record["cells"]:
         where = cell["stage"], cell["ranks"]
-        training = planned(record["sizes"], *where, record["framework_bytes"])
+        training = planned(model, *where, record["framework_bytes"])
         assert memory(training).total == pytest.approx(max(cell["peak_bytes"]), rel=0.15), where
         moved = traffic(training)
         assert moved.gradients + moved.parameters == pytest.approx(cell["sent_bytes"], rel=0.01)
