@@ -2,7 +2,8 @@
 
 Importing it registers the tasks ``ensemble_teacher_translation`` and
 ``ensemble_teacher_speech_to_text`` and the criteria
-``proxy_dirichlet``, ``end2`` and ``mean_kl``, and allow-lists the few globals that fairseq's own
+``proxy_dirichlet``, ``end2`` and ``mean_kl``, the optimizer ``sgld`` and the schedule
+``cyclical``, and allow-lists the few globals that fairseq's own
 checkpoints hold, so that they load on torch ≥ 2.6 without switching its safe loading off.
 """
 
@@ -24,4 +25,4 @@ cpu_ddp.install()
 
 # fairseq imports tasks/ and models/ of a --user-dir by itself, criterions/ it does not; and none
 # of them when this package is imported from Python.
-from fairseq_plugins import criterions, tasks  # noqa: E402, F401
+from fairseq_plugins import criterions, sampling, tasks  # noqa: E402, F401
