@@ -60,7 +60,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         references = _lines(given.text / "test.de", given.test_sentences)
         rows = []
         for name, paths in named_paths(given.system, "--system").items():
-            members = find_members(paths)
+            single = Path(paths).is_file()
+            members = [paths] if single else find_members(paths)
             progress(f"{name}: {len(members)} members")
             translator = Translator(
                 members, given.data, "en", "de", sentencepiece_model=given.sentencepiece_model,
@@ -106,7 +107,7 @@ def _row(
         "nll": hypotheses_likelihood(forced).nll,
         "chrf": corpus_quality(found, references).chrf.value,
     }
-    for measure in MEASURES:
+    for measure in MEASURES if len(members) > 1 else MEASURES[1:]:
         scores = uncertainty_of(inside, measure)
         values = []
         for set_name, hypotheses in outside.items():
@@ -135,7 +136,12 @@ def _lines(path: Path, count: int) -> list[str]:
 
 
 def _table(rows: list[dict[str, Any]]) -> str:
+    def share(row: dict[str, Any], name: str) -> str:
+        return "" if name not in row else f"{100 * row[name]:.1f}"
+
     def interval(row: dict[str, Any], name: str) -> str:
+        if name not in row:
+            return ""
         value, low, high = (100 * row[f"{name}{end}"] for end in ("", "_low", "_high"))
         return f"{value:.0f} [{low:.0f}, {high:.0f}]"
 
@@ -145,9 +151,9 @@ def _table(rows: list[dict[str, Any]]) -> str:
         [
             [
                 row["system"], f"{row['megabytes']:.0f}", f"{row['nll']:.3f}", f"{row['chrf']:.1f}",
-                f"{row['mean_mutual_information']:.3f}",
-                f"{100 * row['auroc_mutual_information_mean']:.1f}",
-                f"{100 * row['auroc_total_uncertainty_mean']:.1f}",
+                f"{row.get('mean_mutual_information', 0):.3f}",
+                share(row, "auroc_mutual_information_mean"),
+                share(row, "auroc_total_uncertainty_mean"),
                 interval(row, "prr_mutual_information"), interval(row, "prr_total_uncertainty"),
                 f"{row['cpu_seconds']:.0f}",
             ]

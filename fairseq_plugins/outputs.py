@@ -7,6 +7,7 @@ from torch import Tensor
 from fairseq_plugins.features import gives_features
 from seqdistill.errors import InputError
 from seqdistill.student import StudentHead, StudentOutputs
+from seqdistill.teachers.cheap.layers import has_gates
 from seqdistill.uncertainty.heads import Projection, head_rows
 from seqdistill.uncertainty.outputs import MemberRows
 
@@ -64,7 +65,9 @@ def split_weights(weights: dict[str, Any]) -> tuple[dict[str, Any], dict[str, An
 
 
 def refuse_outputs(path: str, state: dict[str, Any]) -> None:
-    """Raise an :class:`InputError` if a checkpoint is of a student with more outputs than logits.
+    """Raise an :class:`InputError` if a checkpoint is no ordinary model.
+
+    That is a student with more outputs than logits, or a model whose layers have gates.
 
     Args:
         path: the checkpoint's, for the message.
@@ -75,4 +78,9 @@ def refuse_outputs(path: str, state: dict[str, Any]) -> None:
         raise InputError(
             f"{path}: a student of kind {saved.get('kind', 'unknown')}, which has more outputs "
             "than one row of logits; teachers are ordinary models, so give its teachers instead"
+        )
+    if has_gates(state["model"]):
+        raise InputError(
+            f"{path}: its layers have gates; make its members ordinary models first: seqdistill "
+            f"members layers {path} --output FOLDER"
         )

@@ -1,8 +1,15 @@
 """Criteria of the plug-in; importing them registers them with fairseq."""
 
 from fairseq_plugins.criterions.end2 import End2Criterion
+from fairseq_plugins.criterions.gated_cross_entropy import GatedCrossEntropyCriterion
 from fairseq_plugins.criterions.hydra import HydraCriterion
 from fairseq_plugins.criterions.mean_kl import MeanKLCriterion
 from fairseq_plugins.criterions.proxy_dirichlet import ProxyDirichletCriterion
 
-__all__ = ["End2Criterion", "HydraCriterion", "MeanKLCriterion", "ProxyDirichletCriterion"]
+__all__ = [
+    "End2Criterion",
+    "GatedCrossEntropyCriterion",
+    "HydraCriterion",
+    "MeanKLCriterion",
+    "ProxyDirichletCriterion",
+]

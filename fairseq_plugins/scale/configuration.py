@@ -126,6 +126,11 @@ def check_options(cfg: Any) -> None:
             )
     if cfg.common.tpu and not cfg.common.bf16:  # which fairseq lets imply it
         raise InputError("--tpu cannot be used with --deepspeed, which has no TPUs")
+    if str(getattr(cfg.optimizer, "_name", "")) == "sgld":
+        raise InputError(
+            "--optimizer sgld cannot be used with --deepspeed: processes would have noise for a "
+            "part of the weights, or the same for different parts"
+        )
     backend = str(cfg.distributed_training.ddp_backend)
     if backend in ("fully_sharded", "slowmo"):
         raise InputError(

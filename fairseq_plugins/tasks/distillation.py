@@ -13,6 +13,7 @@ from fairseq.tasks.fairseq_task import FairseqTask
 from torch import Tensor, nn
 
 from fairseq_plugins.checkpoints import load_checkpoint
+from fairseq_plugins.gates import check_gates, gate_layers, gate_settings
 from fairseq_plugins.generation import (
     HypothesisRecorder,
     SecondSystem,
@@ -65,6 +66,8 @@ class DistillationTask(FairseqTask):
         self._validated_subset = ""
         self._student: BaseFairseqModel | None = None
         self._head_of_next_model: StudentHead | None = None
+        self._gates = gate_settings(cfg)
+        self._gates_of_next_model: dict[str, float] | None = None
         self._initial: InitialOutputs | None = None
         self._measures = select_measures(cfg.uncertainty_measures)
         self._recorder: HypothesisRecorder | None = None
@@ -100,13 +103,19 @@ class DistillationTask(FairseqTask):
     # -- what travels in the checkpoint ----------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what fairseq saves as ``task_state``: the student's head."""
-        return {"student_head": self.student_head.to_dict()} if self.student_head else {}
+        """Return what fairseq saves as ``task_state``: the student's head, the layers' gates."""
+        state: dict[str, Any] = {}
+        if self.student_head:
+            state["student_head"] = self.student_head.to_dict()
+        if self._gates:
+            state["layer_gates"] = self._gates
+        return state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Remember the head of the model that fairseq builds next from the same checkpoint."""
+        """Remember head and gates of the model that fairseq builds next from the checkpoint."""
         saved = state_dict.get("student_head")
         self._head_of_next_model = StudentHead.from_dict(saved) if saved else None
+        self._gates_of_next_model = state_dict.get("layer_gates")
 
     # -- training ---------------------------------------------------------------------------
 
@@ -118,6 +127,8 @@ class DistillationTask(FairseqTask):
             from_checkpoint: whether it will get a checkpoint's weights.
         """
         head, self._head_of_next_model = self._head_of_next_model, None
+        gates, self._gates_of_next_model = self._gates_of_next_model, None
+        gate_layers(model, gates if from_checkpoint else self._gates)
         if from_checkpoint:
             attach_outputs(model, head)
             attach_head(model, self._override(head))
@@ -134,8 +145,10 @@ class DistillationTask(FairseqTask):
         if not getattr(criterion, "needs_teachers", False):
             if self._student is not None:
                 check_no_placement(self.cfg)
+                check_gates(self._gates, criterion)
                 self._give_outputs(None)
             return criterion
+        check_gates(self._gates, criterion)
         self.student_head = criterion.student_head(
             predictive=self.cfg.predictive or "base",
             measures=self._measures,

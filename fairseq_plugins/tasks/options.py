@@ -7,6 +7,7 @@ from fairseq.dataclass import ChoiceEnum, FairseqDataclass
 
 from fairseq_plugins.teachers import DTYPES
 from seqdistill.student import PREDICTIVES
+from seqdistill.teachers.cheap.gates import TEMPERATURE
 from seqdistill.teachers.placement import PLACEMENTS
 from seqdistill.uncertainty.options import COMBINATIONS
 
@@ -44,6 +45,16 @@ class DistillationOptions(FairseqDataclass):
             "help": "start the student from this checkpoint, or from the member of this number "
             "(1 is the first of --ensemble-paths)"
         },
+    )
+    layer_gates: Optional[float] = field(  # noqa: UP045 (fairseq reads the annotation)
+        default=None,
+        metadata={
+            "help": "with --criterion gated_cross_entropy: learn how likely each layer is kept, "
+            "from this probability on, which is the prior's, too"
+        },
+    )
+    gate_temperature: float = field(
+        default=TEMPERATURE, metadata={"help": "of the relaxed gates of --layer-gates, above 0"}
     )
     predictive: Optional[ChoiceEnum(list(PREDICTIVES))] = field(  # type: ignore[valid-type]  # noqa: UP045
         default=None,

@@ -232,6 +232,7 @@ def test_auto_is_fairseqs_everywhere() -> None:
         ({}, ["--use-bmuf"], ["--use-bmuf"]),
         ({}, ["--zero-sharding", "os"], ["--zero-sharding", "zero_optimization"]),
         ({}, ["--store-ema"], ["--store-ema"]),
+        ({}, ["--optimizer", "sgld"], ["--optimizer sgld cannot", "--deepspeed"]),
     ],
 )
 def test_contradictions_name_both_sides(

@@ -56,6 +56,9 @@ class Teacher:
         state = {key: value for key, value in self.state.items() if key not in left_out}
         state |= {key: copy.deepcopy(self.state.get(key)) for key in ("args", "cfg")}
         state["last_optimizer_state"] = None
+        # Members have no gates: what the task says of them goes with them.
+        task = self.state.get("task_state") or {}
+        state["task_state"] = {key: value for key, value in task.items() if key != "layer_gates"}
         # Not views of a mapped file, and tied weights stay one tensor in the file.
         copies: dict[Any, Tensor] = {}
         state["model"] = {

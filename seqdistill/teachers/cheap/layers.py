@@ -77,6 +77,16 @@ def keep_probabilities(
     return {side: [1 - rates[side]] * len(teacher.layers(side)) for side in SIDES}, "layerdrop"
 
 
+def has_gates(weights: Mapping[str, Tensor]) -> bool:
+    """Whether a model's layers have gates.
+
+    Example:
+        >>> has_gates({"encoder.layers.0.gate.logit": torch.tensor(1.0)})
+        True
+    """
+    return any(name.endswith(f".{GATE}") for name in weights)
+
+
 def draw_structures(
     keep: Mapping[str, Sequence[float]], *, count: int, seed: int
 ) -> list[Structure]:

@@ -12,7 +12,12 @@ from seqdistill.errors import InputError
 from seqdistill.files import json_to_bytes, sha256_of_file, write_whole
 from seqdistill.teachers.cheap.checkpoint import Teacher
 from seqdistill.teachers.cheap.dropout import draw_masks, find_sites, fold_masks, free_inputs
-from seqdistill.teachers.cheap.layers import draw_structures, keep_layers, keep_probabilities
+from seqdistill.teachers.cheap.layers import (
+    draw_structures,
+    has_gates,
+    keep_layers,
+    keep_probabilities,
+)
 
 SCHEMA = "seqdistill.members/1"
 RECORD = "members.json"
@@ -38,8 +43,13 @@ def dropout_members(
         embeddings: mask embeddings, too, for which shared tables become several.
 
     Raises:
-        InputError: the teacher has no dropout that can be folded.
+        InputError: the teacher has no dropout that can be folded, or it has gates.
     """
+    if has_gates(teacher.weights):
+        raise InputError(
+            f"{teacher.path}: its layers have gates, which decide what a member is: make members "
+            "with `seqdistill members layers`, and dropout members of one of them"
+        )
     original = teacher
     if embeddings:
         teacher = free_inputs(teacher)
