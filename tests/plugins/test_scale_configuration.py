@@ -27,8 +27,9 @@ BASE = [
 
 def settings(*arguments: object) -> Any:
     parser = options.get_training_parser()
-    base = BASE if "sgd" not in arguments else [a for a in BASE if "0.98" not in a]
-    base = [a for a in base if a != "--adam-betas" or "sgd" not in arguments]
+    base = BASE
+    if "sgd" in arguments or "sgld" in arguments:  # which have no betas
+        base = [a for a in BASE if a not in ("--adam-betas", "(0.9, 0.98)")]
     given = options.parse_args_and_arch(parser, [*base, *map(str, arguments)])
     return convert_namespace_to_omegaconf(given)
 
