@@ -1,5 +1,7 @@
 """The real command under a real launcher, and what it says where it cannot go on."""
 
+import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -13,17 +15,37 @@ from tests.plugins.test_scale_curves import (
 )
 
 
-def test_the_command_under_torchrun(corpus: Corpus, tmp_path: Path) -> None:
+def torchrun(options: list[object], arguments: list[str]) -> "subprocess.Popen[str]":
+    program = PROGRAMS / "seqdistill-fairseq-train"
+    return subprocess.Popen(
+        [str(x) for x in (PROGRAMS / "torchrun", *options, "--no-python", program, *arguments)],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def test_the_command_under_torchrun_on_one_node_and_on_two(corpus: Corpus, tmp_path: Path) -> None:
+    """Two launchers that find each other, each with one process, are one launcher with two."""
     arguments = training_arguments(corpus, tmp_path / "saved", *PROXY, "--max-update", 3)
     arguments += ["--no-save", "--deepspeed", stage_configuration(tmp_path, 2)]
-    result = run(
-        "torchrun", "--standalone", "--nproc_per_node", 2, "--no-python",
-        PROGRAMS / "seqdistill-fairseq-train", *arguments,
-    )  # fmt: skip
-    assert result.returncode == 0, result.stderr[-3000:]
-    records = logged(result.stdout + result.stderr, "train_inner")
-    assert [record["num_updates"] for record in records] == [1, 2, 3], "rank 0 alone logs"
-    assert "training on 2 devices" in result.stdout + result.stderr
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        endpoint = f"127.0.0.1:{free.getsockname()[1]}"
+    node = ["--nnodes", 2, "--nproc_per_node", 1, "--rdzv_id", 1, "--rdzv_backend", "c10d"]
+    node += ["--rdzv_endpoint", endpoint]
+    curves = []
+    for launchers in ([["--standalone", "--nproc_per_node", 2]], [node, node]):
+        running = [torchrun(options, arguments) for options in launchers]
+        said = [process.communicate(timeout=300)[0] for process in running]
+        assert [process.returncode for process in running] == [0] * len(running), said[0][-3000:]
+        records = [logged(text, "train_inner") for text in said]
+        (mine,) = [found for found in records if found]
+        assert [record["num_updates"] for record in mine] == [1, 2, 3], "rank 0 alone logs"
+        assert any("training on 2 devices" in text for text in said)
+        curves.append([(record["loss"], record["gnorm"]) for record in mine])
+    assert curves[0] == curves[1]
 
 
 def test_mistakes_are_told_in_one_line(corpus: Corpus, tmp_path: Path) -> None:
