@@ -3,6 +3,7 @@
 from fairseq_plugins.criterions.end2 import End2Criterion
 from fairseq_plugins.criterions.gated_cross_entropy import GatedCrossEntropyCriterion
 from fairseq_plugins.criterions.hydra import HydraCriterion
+from fairseq_plugins.criterions.kdgan import KdganCriterion
 from fairseq_plugins.criterions.mean_kl import MeanKLCriterion
 from fairseq_plugins.criterions.proxy_dirichlet import ProxyDirichletCriterion
 
@@ -10,6 +11,7 @@ __all__ = [
     "End2Criterion",
     "GatedCrossEntropyCriterion",
     "HydraCriterion",
+    "KdganCriterion",
     "MeanKLCriterion",
     "ProxyDirichletCriterion",
 ]

@@ -100,6 +100,11 @@ class DistillationTask(FairseqTask):
         """
         raise NotImplementedError
 
+    @property
+    def student(self) -> BaseFairseqModel | None:
+        """The model in training; None where nothing is trained."""
+        return self._student
+
     # -- what travels in the checkpoint ----------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:

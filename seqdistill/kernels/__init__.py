@@ -2,6 +2,7 @@
 
 from seqdistill.kernels.fused import PRODUCTS, FusedLoss, fused_distillation_loss
 from seqdistill.kernels.hydra import HydraLoss, fused_hydra_loss
+from seqdistill.kernels.kdgan import KdganResult, chunked_kdgan_loss
 from seqdistill.kernels.members import MemberLogits, MemberProjections, member_statistics
 from seqdistill.kernels.paired import PairedMembers
 from seqdistill.kernels.plain import plain_distillation_loss
@@ -16,12 +17,14 @@ __all__ = [
     "DistillationLoss",
     "FusedLoss",
     "HydraLoss",
+    "KdganResult",
     "MemberLogits",
     "MemberProjections",
     "PairedMembers",
     "ShardedMembers",
     "TokenRows",
     "backend_status",
+    "chunked_kdgan_loss",
     "fused_distillation_loss",
     "fused_hydra_loss",
     "member_statistics",
