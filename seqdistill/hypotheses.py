@@ -22,19 +22,25 @@ class ModelInfo:
 
     Attributes:
         kind: ``ensemble`` (several ordinary models), ``dirichlet`` (one Dirichlet student, or
-            several as a mixture), ``softmax`` (one ordinary model) or ``hydra`` (a student with a
-            head for each member).
+            several as a mixture), ``softmax`` (one ordinary model), ``hydra`` (a student with a
+            head for each member), or ``laplace``, ``gaussian`` or ``concrete`` (a student with that
+            distribution over logits).
         members: number of models (or heads), at least 1.
         predictive: the distribution that was decoded: ``pe`` (product of expectations), ``ep``
-            (expectation of products), ``base`` (softmax of a Dirichlet student's logits), ``mean``
-            (α/α₀) or ``softmax``.
+            (expectation of products), ``base`` (softmax of a student's logits), ``mean`` (a
+            Dirichlet's α/α₀, or the mean of the members drawn from a distribution over logits) or
+            ``softmax``.
         offset: the Dirichlet's offset, None for ordinary models.
+        samples: members drawn from a distribution over logits, None for other kinds.
+        seed: of those draws.
     """
 
     kind: str
     members: int
     predictive: str
     offset: float | None = None
+    samples: int | None = None
+    seed: int | None = None
 
 
 @dataclass(frozen=True)

@@ -4,14 +4,22 @@ from fairseq_plugins.criterions.end2 import End2Criterion
 from fairseq_plugins.criterions.gated_cross_entropy import GatedCrossEntropyCriterion
 from fairseq_plugins.criterions.hydra import HydraCriterion
 from fairseq_plugins.criterions.kdgan import KdganCriterion
+from fairseq_plugins.criterions.logit_space import (
+    ConcreteCriterion,
+    LogitGaussianCriterion,
+    LogitLaplaceCriterion,
+)
 from fairseq_plugins.criterions.mean_kl import MeanKLCriterion
 from fairseq_plugins.criterions.proxy_dirichlet import ProxyDirichletCriterion
 
 __all__ = [
+    "ConcreteCriterion",
     "End2Criterion",
     "GatedCrossEntropyCriterion",
     "HydraCriterion",
     "KdganCriterion",
+    "LogitGaussianCriterion",
+    "LogitLaplaceCriterion",
     "MeanKLCriterion",
     "ProxyDirichletCriterion",
 ]

@@ -33,6 +33,7 @@ from fairseq_plugins.stores import TargetStores
 from fairseq_plugins.teachers import find_members
 from seqdistill.errors import InputError
 from seqdistill.student import StudentHead
+from seqdistill.student.kinds import KINDS
 from seqdistill.targets.sparse import SparseTarget
 from seqdistill.uncertainty.measures import select_measures
 from seqdistill.uncertainty.options import UncertaintyOptions
@@ -249,11 +250,12 @@ class DistillationTask(FairseqTask):
     def _override(self, head: StudentHead | None) -> StudentHead | None:
         if self.cfg.predictive is None:
             return head
-        if head is None or head.kind != "dirichlet":
+        if head is None or str(self.cfg.predictive) not in KINDS[head.kind].predictives:
             if self.cfg.predictive == "base":
                 return head
             raise InputError(
-                "--predictive mean needs a Dirichlet student; this checkpoint is "
+                "--predictive mean needs a Dirichlet student, or one of a distribution over "
+                "logits; this checkpoint is "
                 + ("an ordinary model" if head is None else f"one of kind {head.kind}")
             )
         return replace(head, predictive=str(self.cfg.predictive))

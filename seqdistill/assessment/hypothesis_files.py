@@ -199,6 +199,9 @@ def describe_model(model: ModelInfo) -> str:
         return f"ensemble of {model.members}, {predictive}"
     if model.kind == "hydra":
         return f"Hydra student, {model.members} heads, {predictive}"
+    if model.samples is not None:
+        drawn = f"{model.samples} members drawn with seed {model.seed}"
+        return f"{model.kind} student over logits, {predictive}, {drawn}"
     if model.kind == "dirichlet":
         offset = "" if model.offset is None else f", offset {model.offset:g}"
         students = "Dirichlet student"

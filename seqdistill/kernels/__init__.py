@@ -3,6 +3,11 @@
 from seqdistill.kernels.fused import PRODUCTS, FusedLoss, fused_distillation_loss
 from seqdistill.kernels.hydra import HydraLoss, fused_hydra_loss
 from seqdistill.kernels.kdgan import KdganResult, chunked_kdgan_loss
+from seqdistill.kernels.logit_space import (
+    LogitSpaceLoss,
+    LogitSpaceResult,
+    fused_logit_space_loss,
+)
 from seqdistill.kernels.members import MemberLogits, MemberProjections, member_statistics
 from seqdistill.kernels.paired import PairedMembers
 from seqdistill.kernels.plain import plain_distillation_loss
@@ -18,6 +23,8 @@ __all__ = [
     "FusedLoss",
     "HydraLoss",
     "KdganResult",
+    "LogitSpaceLoss",
+    "LogitSpaceResult",
     "MemberLogits",
     "MemberProjections",
     "PairedMembers",
@@ -27,6 +34,7 @@ __all__ = [
     "chunked_kdgan_loss",
     "fused_distillation_loss",
     "fused_hydra_loss",
+    "fused_logit_space_loss",
     "member_statistics",
     "plain_distillation_loss",
     "sharded_statistics",

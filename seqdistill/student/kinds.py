@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 from seqdistill.errors import InputError
 from seqdistill.student.hydra import HydraKind
+from seqdistill.student.logit_space import ConcreteKind, LogitSpaceKind
 from seqdistill.student.outputs import StudentOutputs
 
 
@@ -58,4 +59,7 @@ KINDS: dict[str, HeadKind] = {
     "dirichlet": LogitsKind(("base", "mean"), (0, 1)),
     "softmax": LogitsKind(("base",), (None,)),
     "hydra": HydraKind(),
+    "laplace": LogitSpaceKind("laplace"),
+    "gaussian": LogitSpaceKind("gaussian"),
+    "concrete": ConcreteKind(),
 }

@@ -8,6 +8,11 @@ from torch import Tensor
 from seqdistill.errors import InputError
 from seqdistill.student import StudentHead
 from seqdistill.uncertainty.ensemble import EnsembleEstimator
+from seqdistill.uncertainty.logit_space import (
+    LOGIT_SPACE_KINDS,
+    LogitSpaceRows,
+    logit_space_estimator,
+)
 from seqdistill.uncertainty.options import UncertaintyOptions
 from seqdistill.uncertainty.outputs import MemberRows, ProjectedRows
 from seqdistill.uncertainty.reading import Estimator
@@ -55,8 +60,18 @@ def _hydra_estimator(
     return EnsembleEstimator(members, options, kind="hydra")
 
 
+def _logit_space_rows(
+    head: StudentHead, features: Tensor, outputs: Tensor, projection: Projection
+) -> list[MemberRows]:
+    location = ProjectedRows(features, projection.weight, projection.bias)
+    return [LogitSpaceRows(location, outputs)]
+
+
 #: Every kind with outputs beside its logits, by its name in ``StudentHead.kind``.
-READERS: dict[str, HeadReader] = {"hydra": HeadReader(_hydra_rows, _hydra_estimator)}
+READERS: dict[str, HeadReader] = {
+    "hydra": HeadReader(_hydra_rows, _hydra_estimator),
+    **{kind: HeadReader(_logit_space_rows, logit_space_estimator) for kind in LOGIT_SPACE_KINDS},
+}
 
 
 def head_rows(

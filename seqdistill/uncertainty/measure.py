@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 #: What produces hypotheses: several ordinary models, Dirichlet students, one ordinary model, the
-#: heads of a Hydra student.
-MODEL_KINDS = ("ensemble", "dirichlet", "softmax", "hydra")
+#: heads of a Hydra student, students with a distribution over logits.
+MODEL_KINDS = ("ensemble", "dirichlet", "softmax", "hydra", "laplace", "gaussian", "concrete")
 
 Level = Literal["token", "sequence"]
 Estimate = Literal["chain-rule", "joint", "outputs", "features"]

@@ -17,6 +17,10 @@ _SEQUENCES = (
 _DECOMPOSITION = "Depeweg et al. 2018 (ICML); for sequences " + _SEQUENCES
 _DIRICHLET = "Malinin & Gales 2018, Predictive Uncertainty Estimation via Prior Networks (NeurIPS)"
 _PROXY = "Ryabinin, Malinin & Gales 2021, Scaling Ensemble Distribution Distillation (NeurIPS)"
+_LOGITS = (
+    "Fathullah, Xia & Gales 2023, Logit-Based Ensemble Distribution Distillation for Robust "
+    "Autoregressive Sequence Uncertainties (UAI)"
+)
 _BASELINE = (
     "Hendrycks & Gimpel 2017, A Baseline for Detecting Misclassified and Out-of-Distribution "
     "Examples (ICLR)"
@@ -25,7 +29,9 @@ _RELEASED = "the research code released with " + _PROXY + "; for comparison only
 
 #: Several predictions at every position: models, or heads of one.
 _MEMBERS = ("ensemble", "hydra")
-_ENSEMBLE_LIKE = ("ensemble", "dirichlet", "hydra")
+#: Students with a distribution over logits, whose members are drawn.
+_LOGIT_SPACE = ("laplace", "gaussian", "concrete")
+_ENSEMBLE_LIKE = ("ensemble", "dirichlet", "hydra", *_LOGIT_SPACE)
 
 
 def _token(
@@ -93,8 +99,9 @@ _DEFAULTS = (
         "mean_m KL(p̄‖p_m); Dirichlet: Σ (α/α₀)(ln(α/α₀) − ψ(α) + ψ(α₀))", _SEQUENCES,
     ),
     _token(
-        "total_uncertainty_base", "TU (base)", "total", ("dirichlet",),
-        "H(softmax(z)), the base of the Dirichlet α = e^z + offset", _PROXY,
+        "total_uncertainty_base", "TU (base)", "total", ("dirichlet", *_LOGIT_SPACE),
+        "H(softmax(z)), the base of the Dirichlet α = e^z + offset; logit-space: of the location",
+        _PROXY,
     ),
     replace(
         _token(
@@ -102,6 +109,11 @@ _DEFAULTS = (
             "1/α₀ = EPKL/(V−1)", _DIRICHLET,
         ),
         unit="none",
+    ),
+    _token(
+        "logit_entropy", "H(logits)", "knowledge", _LOGIT_SPACE,
+        "differential entropy of the logits, an entry: mean_v ln(2eb); gaussian: mean_v "
+        "½ ln(2πeb²); concrete: [V(ψ(V) + γ) − lnΓ(V) − (V−1) ln λ]/V; may be below 0", _LOGITS,
     ),
     _joint(
         "joint_total_uncertainty_pe", "joint TU (PE)", "pe", "total", MODEL_KINDS,
@@ -124,7 +136,8 @@ _DEFAULTS = (
         needs_samples=("dirichlet",),
     ),
     _joint(
-        "joint_total_uncertainty_base", "joint TU (base)", "pe", "total", ("dirichlet",),
+        "joint_total_uncertainty_base", "joint TU (base)", "pe", "total",
+        ("dirichlet", *_LOGIT_SPACE),
         "−(1/L) Σ_l ln softmax(z_l)(y_l)",
     ),
 )  # fmt: skip
