@@ -2,11 +2,12 @@
 
 The student has two outputs a piece: a location and the logarithm of a scale. Its loss is the
 negative log-likelihood of the members' logits, beside the divergence from their mean prediction
-(Fathullah, Xia & Gales 2023). A model's logits are known up to a constant a token, so the members'
-are made comparable first, in one of two ways (:data:`COMPARABLE`):
+(Fathullah, Xia & Gales 2023). A model's logits are known up to a constant a token, so all of them
+are made comparable first, in one of two ways (:data:`COMPARABLE`), the student's location μ as the
+members':
 
-- ``log_softmax``: x_m = ln p_m. The location is the student's logits as they are.
-- ``centred``: x_m = logits_m − their mean over the vocabulary, the location likewise.
+- ``log_softmax``: x_m = ln p_m and μ = ln softmax(z).
+- ``centred``: x_m = logits_m − their mean over the vocabulary, and μ = z − its mean.
 
 Per token, with M members, x_m (V) and scale b = e^s (V):
 
@@ -54,7 +55,7 @@ def logit_space_loss(
     """Negative log-likelihood of the members' logits, beside KL(p̄‖softmax(z)).
 
     Args:
-        logits: (..., V) the student's logits z, which are its location; any floating dtype.
+        logits: (..., V) the student's logits z, any floating dtype.
         log_scales: (..., V) s = ln b.
         members: M tensors (..., V) of logits or log-probabilities, or one tensor (M, ..., V).
         token_mask: (...) bool, True where a token counts; None counts all.
@@ -115,7 +116,7 @@ def family_rows(family: str, comparable: str) -> LikelihoodRows:
     def rows(
         z: Tensor, s: Tensor, members: Iterable[Tensor], wants_gradient: bool
     ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
-        location = centre(z) if is_centred else z
+        location = centre(z) if is_centred else torch.log_softmax(z, dim=-1)
         distance, pull, mean_probs = torch.zeros_like(z), torch.zeros_like(z), torch.zeros_like(z)
         count = 0
         for x in members:
@@ -135,8 +136,10 @@ def family_rows(family: str, comparable: str) -> LikelihoodRows:
         V = z.shape[-1]
         of_location = pull.mul_(per_unit).div_(count * V)
         if is_centred:
-            of_location = centre(of_location)
-        return value, mean_probs, of_location, (1 - relative) / V
+            of_logits = centre(of_location)
+        else:
+            of_logits = of_location - location.exp() * of_location.sum(dim=-1, keepdim=True)
+        return value, mean_probs, of_logits, (1 - relative) / V
 
     return rows
 

@@ -22,7 +22,7 @@ def logit_likelihood(
     form: str,
 ) -> float:
     """Mean over entries and members of −ln f(x), f with location μ and scale e^s."""
-    location = comparable(logits, form) if form == "centred" else list(logits)
+    location = comparable(logits, form)
     terms = []
     for member in members:
         for x, mu, s in zip(comparable(member, form), location, log_scales, strict=True):
