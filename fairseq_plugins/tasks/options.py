@@ -86,7 +86,8 @@ class DistillationOptions(FairseqDataclass):
         default=0,
         metadata={
             "help": "draw this many members from a Dirichlet student at every step, for its joint "
-            "EP measures; 0 for none"
+            "EP measures; 0 for none. Of a student with a distribution over logits: instead of as "
+            "many as its checkpoint says"
         },
     )
     dirichlet_seed: int = field(default=0, metadata={"help": "of --dirichlet-samples"})

@@ -155,6 +155,7 @@ def test_the_guide_has_every_option() -> None:
     from fairseq_plugins.criterions.end2 import End2Config
     from fairseq_plugins.criterions.hydra import HydraConfig
     from fairseq_plugins.criterions.kdgan import KdganConfig
+    from fairseq_plugins.criterions.logit_space import LogitSpaceConfig
     from fairseq_plugins.criterions.proxy_dirichlet import ProxyDirichletConfig
     from fairseq_plugins.tasks.ensemble_teacher_translation import EnsembleTeacherTranslationConfig
 
@@ -166,6 +167,7 @@ def test_the_guide_has_every_option() -> None:
         End2Config,
         HydraConfig,
         KdganConfig,
+        LogitSpaceConfig,
         ProxyDirichletConfig,
     ):
         for field in fields(config):
