@@ -80,6 +80,8 @@ def test_a_line_is_plain_json_with_its_schema_and_unescaped_text() -> None:
         "members": 1,
         "predictive": "base",
         "offset": 1.0,
+        "samples": None,
+        "seed": None,
     }
     assert json.loads(BARE.to_json())["score"] is None, "absent is null"
 
