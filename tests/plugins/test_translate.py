@@ -66,6 +66,7 @@ def test_every_line_gets_its_best_hypothesis(
         assert (record["ood_measure"], record["threshold"]) == ("joint_total_uncertainty_pe", 0.5)
         assert record["model"] == {
             "kind": "ensemble", "members": 2, "predictive": "pe", "offset": None,
+            "samples": None, "seed": None,
         }  # fmt: skip
     assert "5 sentences" in captured.err
 
