@@ -200,8 +200,10 @@ def describe_model(model: ModelInfo) -> str:
     if model.kind == "hydra":
         return f"Hydra student, {model.members} heads, {predictive}"
     if model.samples is not None:
+        if model.predictive == "mean":
+            predictive = "decoded by their mean"
         drawn = f"{model.samples} members drawn with seed {model.seed}"
-        return f"{model.kind} student over logits, {predictive}, {drawn}"
+        return f"{model.kind} student over logits, {drawn}, {predictive}"
     if model.kind == "dirichlet":
         offset = "" if model.offset is None else f", offset {model.offset:g}"
         students = "Dirichlet student"

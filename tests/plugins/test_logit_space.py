@@ -116,6 +116,21 @@ def test_training_and_decoding_by_the_real_programs(
         assert alone.model.seed == 0
         assert alone.tokens == found[1][number].tokens
         assert alone.uncertainty == pytest.approx(found[1][number].uncertainty, abs=2e-4)
+    if kind != "laplace":
+        return
+    # The checkpoint's choices can be overruled.
+    path = tmp_path / "mean.jsonl"
+    result = run(
+        "seqdistill-fairseq-generate", corpus.data, "--path", checkpoint, "--cpu", "--quiet",
+        "--uncertainty-output", path, "--predictive", "mean", "--dirichlet-samples", 3,
+        "--dirichlet-seed", 9, "--score-reference",
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    for scored in read_hypotheses(path):
+        assert (scored.model.predictive, scored.model.samples, scored.model.seed) == ("mean", 3, 9)
+        # Decoded is the members' mean: its joint estimate is the hypothesis's own log-probability.
+        joint = -scored.log_prob / len(scored.tokens)
+        assert scored.uncertainty["joint_total_uncertainty_pe"] == pytest.approx(joint, rel=1e-4)
 
 
 def test_bad_options_end_before_training(corpus: Corpus, tmp_path: Path) -> None:

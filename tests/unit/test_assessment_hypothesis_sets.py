@@ -116,3 +116,7 @@ def test_several_students_and_ep_are_named() -> None:
     assert describe_model(students).startswith("mixture of 3 Dirichlet students, offset 1")
     ensemble = ModelInfo(kind="ensemble", members=5, predictive="ep")
     assert describe_model(ensemble) == "ensemble of 5, expectation of products"
+    drawn = ModelInfo("laplace", 1, "mean", samples=16, seed=3)
+    assert describe_model(drawn) == (
+        "laplace student over logits, 16 members drawn with seed 3, decoded by their mean"
+    )
