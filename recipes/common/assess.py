@@ -16,7 +16,7 @@ from recipes.common.config import unknown
 from recipes.common.fidelity import Fidelity, fidelity
 from recipes.common.plan import make_plan
 from recipes.common.recipe import Recipe, read_resolved
-from recipes.common.steps import STAGES, Stamps
+from recipes.common.steps import STAGES, USAGE, Stamps
 from recipes.common.tables import results_markdown
 from recipes.common.work import WorkFolder
 from seqdistill.assessment import assess_quality, assess_word_errors, read_best
@@ -35,8 +35,16 @@ SENTENCE_METRICS = (*METRICS, "wer")  # those that the report has, too
 PACKAGES = ("seqdistill", "torch", "fairseq-fixed", "sentencepiece", "sacrebleu", "jiwer", "numpy")
 
 
-def assess(recipe: Recipe, work: WorkFolder) -> dict[str, Any]:
+def assess(
+    recipe: Recipe, work: WorkFolder, systems: Sequence[str] | None = None
+) -> dict[str, Any]:
     """Compute everything that ``results.json`` holds.
+
+    Args:
+        recipe: what ran.
+        work: where.
+        systems: those that are assessed; None: all. The reference system is only read where it is
+            not among them, and nothing is compared by group then.
 
     Raises:
         InputError: hypotheses are missing or do not fit together.
@@ -57,7 +65,7 @@ def assess(recipe: Recipe, work: WorkFolder) -> dict[str, Any]:
             forced=work.forced(name),
             forced_validation=work.forced(name, "valid"),
         )
-        for name in recipe.systems
+        for name in systems or recipe.systems
     ]
     computed = compute(
         ReportInput(
@@ -67,7 +75,8 @@ def assess(recipe: Recipe, work: WorkFolder) -> dict[str, Any]:
             seed=recipe.assess.seed,
         )
     )
-    reference = next(result for result in computed if result.name == recipe.reference)
+    known = [result for result in computed if result.name == recipe.reference]
+    reference_forced = known[0].system.forced if known else read_best(work.forced(recipe.reference))
     return {
         "schema": SCHEMA,
         "recipe": recipe.name,
@@ -80,8 +89,10 @@ def assess(recipe: Recipe, work: WorkFolder) -> dict[str, Any]:
         "tests": recipe.data.tests,
         "published": [asdict(published) for published in recipe.published],
         "left_out": recipe.left_out,
-        "groups": _grouped(recipe, work, computed, reference),
-        "systems": {result.name: _system(recipe, work, result, reference) for result in computed},
+        "groups": _grouped(recipe, work, computed, known[0]) if known else [],
+        "systems": {
+            result.name: _system(recipe, work, result, reference_forced) for result in computed
+        },
         "steps": step_records(recipe, work),
         "hardware": hardware(),
         "versions": versions(),
@@ -89,15 +100,18 @@ def assess(recipe: Recipe, work: WorkFolder) -> dict[str, Any]:
 
 
 def _system(
-    recipe: Recipe, work: WorkFolder, result: SystemResult, reference: SystemResult
+    recipe: Recipe,
+    work: WorkFolder,
+    result: SystemResult,
+    reference_forced: Sequence[Hypothesis],
 ) -> dict[str, Any]:
     """The record of one system; what could not be computed is None."""
     likeness: Fidelity | None = None
-    if result is not reference:
+    if result.name != recipe.reference:
         likeness = fidelity(
             result.system.forced,
-            reference.system.forced,
-            reference.name,
+            reference_forced,
+            recipe.reference,
             resamples=recipe.assess.resamples,
             seed=recipe.assess.seed,
         )
@@ -201,7 +215,10 @@ def step_records(recipe: Recipe, work: WorkFolder) -> list[dict[str, Any]]:
                 "name": step.name,
                 "stage": STAGES[step.stage],
                 "command": shlex.join(stamp["command"]),
-                **{key: stamp.get(key) for key in ("commit", "started", "seconds", "resumed")},
+                **{
+                    key: stamp.get(key)
+                    for key in ("commit", "started", "seconds", "resumed", *USAGE)
+                },
             }
         )
     return records

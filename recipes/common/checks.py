@@ -12,6 +12,9 @@ if TYPE_CHECKING:
 KINDS = ("text", "speech")
 """Values of ``data.kind``."""
 
+TARGET_MODES = ("store", "online", "none")
+"""Values of ``targets.mode``."""
+
 
 def check(recipe: "Recipe") -> None:
     """Check that names refer to something, and that keys and numbers make sense together.
@@ -22,8 +25,9 @@ def check(recipe: "Recipe") -> None:
     _check_kind(recipe)
     if recipe.teachers.mode not in ("train", "given"):
         raise InputError(f"teachers.mode must be train or given, got {recipe.teachers.mode!r}")
-    if recipe.targets.mode not in ("store", "online"):
-        raise InputError(f"targets.mode must be store or online, got {recipe.targets.mode!r}")
+    if recipe.targets.mode not in TARGET_MODES:
+        modes = ", ".join(TARGET_MODES)
+        raise InputError(f"targets.mode must be one of {modes}, got {recipe.targets.mode!r}")
     if recipe.teachers.mode == "given" and recipe.given is None:
         raise InputError("teachers.mode is given, so teachers.given has to say which")
     for key in ("teachers", "students"):
@@ -127,8 +131,8 @@ def _check_kind(recipe: "Recipe") -> None:
                 f"{key} is for data.kind text; a speech recipe leaves it out (its pieces are made "
                 "by data.prepare, options of seqdistill prepare-speech)"
             )
-    if recipe.targets.mode != "online":
+    if recipe.targets.mode == "store":
         raise InputError(
-            f"targets.mode must be online for data.kind speech, got {recipe.targets.mode}: its "
+            "targets.mode must be online for data.kind speech (or none), got store: its "
             "features are augmented anew in every epoch, so nothing the teachers said can be kept"
         )

@@ -127,10 +127,11 @@ def student_steps(recipe: Recipe, work: WorkFolder) -> list[Step]:
     kind = KINDS[recipe.data.kind]
     data = kind.data_folder(work)
     targets: Arguments = {}
+    inputs: tuple[Path, ...] = ()
     if recipe.targets.mode == "online":
         inputs = teacher_paths(recipe, work)
         targets["ensemble-paths"] = ":".join(str(path) for path in inputs)
-    else:
+    elif recipe.targets.mode == "store":
         stores = [work.targets(subset) for subset in ("train", "valid")]
         inputs = tuple(store / "manifest.json" for store in stores)
         targets["target-store"] = ":".join(str(store) for store in stores)
@@ -260,6 +261,7 @@ def generate_step(
         "predictive": recipe.systems[system].predictive,
         **(_scoring(recipe) if forced else recipe.decode.search),
         **(_against_reference(recipe, second) if second else {}),
+        **recipe.systems[system].arguments,
         "uncertainty-output": str(output),
         # The log would otherwise repeat every hypothesis that the JSONL holds.
         "quiet": True,

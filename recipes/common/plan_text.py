@@ -91,8 +91,8 @@ def data_steps(recipe: Recipe, work: WorkFolder) -> list[Step]:
 
 
 def target_steps(recipe: Recipe, work: WorkFolder) -> list[Step]:
-    """Stage 3: what the ensemble says about every token, stored once; none if it runs online."""
-    if recipe.targets.mode == "online":
+    """Stage 3: what the ensemble says about every token, stored once; none unless it is."""
+    if recipe.targets.mode != "store":
         return []
     source, target = recipe.languages
     teachers = teacher_paths(recipe, work)

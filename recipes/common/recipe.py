@@ -116,7 +116,8 @@ class Targets:
     Attributes:
         mode: ``store``: the ensemble runs once over the training set, and students read what it
             said; ``online``: it runs beside every student's training (speech: always, since its
-            features are augmented anew in every epoch).
+            features are augmented anew in every epoch); ``none``: students get neither, and learn
+            from references alone or from what their own options name.
         arguments: options of ``seqdistill cache-targets``.
     """
 
@@ -162,11 +163,13 @@ class System:
         models: ``teachers`` (all of them together), ``teacher1`` …, or a student's name.
         label: what the tables call it.
         predictive: ``base`` or ``mean`` for a Dirichlet student; None takes the default.
+        arguments: its own options of fairseq-generate, over those of ``decode``.
     """
 
     models: str
     label: str
     predictive: str | None = None
+    arguments: Arguments = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -372,10 +375,14 @@ def read_resolved(path: Path) -> Recipe:
     """
     if not path.is_file():
         raise InputError(f"{path}: no such file; expected the work folder of a recipe that ran")
-    values = json.loads(path.read_text(encoding="utf-8"))
-    names = {key: values.pop(key, None) for key in ("name", "scale", "data_root")}
-    left_out = values.pop("left_out", {})
-    return replace(build(Recipe, values), **names, left_out=left_out)
+    return build_resolved(json.loads(path.read_text(encoding="utf-8")))
+
+
+def build_resolved(values: Mapping[str, Any]) -> Recipe:
+    """Return a recipe from what ``dataclasses.asdict`` made of it."""
+    names = {key: values.get(key) for key in ("name", "scale", "data_root")}
+    others = {k: v for k, v in values.items() if k not in (*names, "left_out")}
+    return replace(build(Recipe, others), **names, left_out=values.get("left_out", {}))
 
 
 def require_data_root(recipe: Recipe) -> None:

@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a recipe; returns the exit status: 0, 1 for a failure, 2 for wrong usage, 130 stopped."""
     parser = _parser()
     given = parser.parse_args(arguments)
-    signal.signal(signal.SIGTERM, _interrupt)
+    signal.signal(signal.SIGTERM, interrupt)
     display = Display()
     started = time.monotonic()
     try:
@@ -60,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(given: argparse.Namespace, display: Display, started: float) -> int:
     stages = parse_stages(given.stages)
     recipe = load(given.recipe, given.set, given.data_root)
-    work = WorkFolder(_work_root(given.work_dir or default_work_dir(recipe)))
+    work = WorkFolder(work_root(given.work_dir or default_work_dir(recipe)))
     os.chdir(REPOSITORY)  # every path of the plan starts there
     plan = make_plan(recipe, work)
     chosen = [step for step in plan if step.stage in stages]
@@ -151,8 +151,8 @@ def current_commit() -> str | None:
     return answer.stdout.strip() or None
 
 
-def _work_root(path: Path | str) -> Path:
-    """The work folder as commands name it: relative to the checkout where it lies in it."""
+def work_root(path: Path | str) -> Path:
+    """Return the work folder as commands name it: relative to the checkout where it lies in it."""
     root = Path(path).resolve()
     return root.relative_to(REPOSITORY) if root.is_relative_to(REPOSITORY) else root
 
@@ -166,7 +166,8 @@ def _show_results(recipe: Recipe, work: WorkFolder, *, with_report: bool) -> Non
         print(f"report:      {work.report.resolve()}")
 
 
-def _interrupt(signum: int, frame: FrameType | None) -> None:
+def interrupt(signum: int, frame: FrameType | None) -> None:
+    """Treat a signal as Ctrl-C."""
     raise KeyboardInterrupt
 
 

@@ -16,6 +16,7 @@ from typing import IO
 from recipes.common.progress import Display, duration
 from recipes.common.recipe import REPOSITORY
 from recipes.common.steps import Stamps, Step, explain_missing, missing_inputs
+from recipes.common.usage import MeasuredProcess
 from seqdistill.errors import InputError
 
 TAIL_LINES = 20
@@ -27,13 +28,22 @@ _TERMINATE_SECONDS = 10.0
 
 
 class StepError(Exception):
-    """A step failed; the message ends with the tail of its log and the log's path."""
+    """A step failed; the message ends with the tail of its log and the log's path.
+
+    Args:
+        step: which.
+        message: what people are told.
+    """
+
+    def __init__(self, step: Step, message: str) -> None:
+        super().__init__(message)
+        self.step = step
 
 
 @dataclass
 class _Running:
     step: Step
-    process: subprocess.Popen[bytes]
+    process: MeasuredProcess
     log: IO[bytes]
     log_path: Path
     started: float
@@ -49,6 +59,11 @@ class Runner:
         threads: CPU threads of each step.
         display: where progress is shown.
         commit: what the checkout is at; goes into the stamps.
+        numbered_logs: names of logs begin with the step's place in the plan; without, plans that
+            grow keep the names.
+
+    Attributes:
+        failures: of the last :meth:`run` that was told to keep going.
     """
 
     def __init__(
@@ -60,6 +75,7 @@ class Runner:
         threads: int = 1,
         display: Display | None = None,
         commit: str | None = None,
+        numbered_logs: bool = True,
     ) -> None:
         self.plan = plan
         self.root = root
@@ -68,14 +84,18 @@ class Runner:
         self.threads = threads
         self.display = display or Display()
         self.commit = commit
+        self.numbered_logs = numbered_logs
+        self.failures: list[StepError] = []
         self._running: list[_Running] = []
 
-    def run(self, chosen: Sequence[Step], *, force: bool = False) -> int:
+    def run(self, chosen: Sequence[Step], *, force: bool = False, keep_going: bool = False) -> int:
         """Run the chosen steps; returns how many had to run.
 
         Args:
             chosen: steps of the plan, in its order.
             force: run them also where they are done.
+            keep_going: a failure ends only what reads what the failed step should have written;
+                it is said at once, and kept in :attr:`failures`.
 
         Raises:
             StepError: a command failed; steps that ran beside it were stopped and can resume.
@@ -85,19 +105,28 @@ class Runner:
             for step in chosen:
                 self.stamps.path(step).unlink(missing_ok=True)
         pending, ran = list(chosen), 0
+        self.failures = []
         try:
             while pending or self._running:
-                while len(self._running) < self.jobs and (step := self._next(pending)):
-                    pending.remove(step)
-                    ran += self._start(step)
-                self._wait()
+                try:
+                    while len(self._running) < self.jobs and (step := self._next(pending)):
+                        pending.remove(step)
+                        ran += self._start(step)
+                    self._wait()
+                except StepError as error:
+                    if not keep_going:
+                        raise
+                    self.failures.append(error)
+                    self.display.line(f"! {error}")
+                    pending = self._without_readers(pending, error.step)
         finally:
             self._stop()
         return ran
 
     def log_path(self, step: Step) -> Path:
         """Where a step's output goes: ``logs/04-teacher-1.log``."""
-        return self.root / "logs" / f"{self.plan.index(step) + 1:02}-{step.slug}.log"
+        number = f"{self.plan.index(step) + 1:02}-" if self.numbered_logs else ""
+        return self.root / "logs" / f"{number}{step.slug}.log"
 
     def _next(self, pending: Sequence[Step]) -> Step | None:
         """The first step that waits for nothing that still has to be written."""
@@ -106,6 +135,19 @@ class Runner:
             if not any(step.needs(other) for other in unfinished if other is not step):
                 return step
         return None
+
+    def _without_readers(self, pending: Sequence[Step], failed: Step) -> list[Step]:
+        """Return the steps that do not wait for what a failed one should have written."""
+        lost, kept = [failed], []
+        for step in pending:  # in the plan's order: whoever reads comes after whoever writes
+            if any(step.needs(other) for other in lost):
+                lost.append(step)
+            else:
+                kept.append(step)
+        if lost[1:]:
+            names = ", ".join(step.name for step in lost[1:])
+            self.display.line(f"! left out, since {failed.name} failed: {names}")
+        return kept
 
     def _start(self, step: Step) -> bool:
         """Start a step, unless it is done; returns whether it was started."""
@@ -133,37 +175,41 @@ class Runner:
             )
         except OSError as error:
             log.close()
-            raise StepError(f"{step.name}: cannot run {step.command[0]}: {error}") from error
+            message = f"{step.name}: cannot run {step.command[0]}: {error}"
+            raise StepError(step, message) from error
         if resumes:
             self.display.line(f"> {step.title}: goes on where it was interrupted")
-        self._running.append(_Running(step, process, log, log_path, time.monotonic()))
+        measured = MeasuredProcess(process)
+        self._running.append(_Running(step, measured, log, log_path, time.monotonic()))
         return True
 
     def _wait(self) -> None:
         """Wait until a step ends, showing how far the running ones are."""
         while self._running:
             for running in self._running:
-                if running.process.poll() is not None:
+                code = running.process.poll()
+                if code is not None:
                     self._running.remove(running)
                     running.log.close()
-                    self._end(running)
+                    self._end(running, code)
                     return
             self.display.status([self._status(running) for running in self._running])
             time.sleep(_POLL_SECONDS)
 
-    def _end(self, running: _Running) -> None:
+    def _end(self, running: _Running, code: int) -> None:
         step, seconds = running.step, time.monotonic() - running.started
-        code = running.process.returncode
+        self.stamps.add_usage(step, running.process.usage)
         if code == 0:
             try:
                 self.stamps.finish(step, seconds)
             except InputError as error:
-                raise StepError(_failure(f"{step.name}: {error}", running.log_path)) from error
+                message = _failure(f"{step.name}: {error}", running.log_path)
+                raise StepError(step, message) from error
             self.display.line(f"+ {step.title}: {duration(seconds)}")
             return
         ending = f"failed with exit status {code}" if code > 0 else f"was ended by signal {-code}"
         message = f"{step.name} {ending} after {duration(seconds)}"
-        raise StepError(_failure(message, running.log_path))
+        raise StepError(step, _failure(message, running.log_path))
 
     def _status(self, running: _Running) -> str:
         elapsed = duration(time.monotonic() - running.started)
@@ -181,13 +227,10 @@ class Runner:
     def _stop(self) -> None:
         """Stop what still runs: a step failed or the user interrupted."""
         for running in self._running:
-            running.process.terminate()
+            running.process.ask_to_end()
         for running in self._running:
-            try:
-                running.process.wait(_TERMINATE_SECONDS)
-            except subprocess.TimeoutExpired:
-                running.process.kill()
-                running.process.wait()
+            running.process.end(_TERMINATE_SECONDS)
+            self.stamps.add_usage(running.step, running.process.usage)
             running.log.close()
             self.display.line(f"! {running.step.title}: stopped; the next run takes it up again")
         self._running.clear()

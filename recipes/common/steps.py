@@ -14,6 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from recipes.common.usage import Usage
 from seqdistill.errors import InputError
 from seqdistill.files import atomic_write
 
@@ -29,6 +30,9 @@ STAGES = {
 }
 
 STAMP_SCHEMA = "seqdistill.recipe-step/1"
+
+USAGE = ("cpu_seconds", "peak_bytes")
+"""Entries of a stamp that an interrupted step keeps when it goes on."""
 
 HASHES = ".hashes.json"
 """In the folder of stamps: hashes of large files, which take minutes to read."""
@@ -129,8 +133,15 @@ class Stamps:
             step.folder.mkdir(parents=True, exist_ok=True)
         for path in step.outputs:
             path.parent.mkdir(parents=True, exist_ok=True)
-        self._write(step, {"key": key, "finished": False, "resumed": resumes, **facts})
+        used = {k: stamp[k] for k in USAGE if k in stamp} if resumes and stamp else {}
+        self._write(step, {"key": key, "finished": False, "resumed": resumes, **used, **facts})
         return resumes
+
+    def add_usage(self, step: Step, usage: Usage | None) -> None:
+        """Note what a step's process has used, beside what earlier parts of it had."""
+        stamp = self.read(step)
+        if usage is not None and stamp is not None:
+            self._write(step, {**stamp, **usage.after(stamp)})
 
     def finish(self, step: Step, seconds: float) -> None:
         """Note that a step is done.

@@ -1,0 +1,1 @@
+"""One bench for every method: ``python -m benchmarks.methods``."""

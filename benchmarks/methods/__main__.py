@@ -1,0 +1,219 @@
+"""``python -m benchmarks.methods``: train, decode and assess every method, and compare them."""
+
+import argparse
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from benchmarks.methods.method import FILE, Bench, choose_runs, read_bench
+from benchmarks.methods.page import figure, markdown_page
+from benchmarks.methods.runs import join_plans, plan_run, write_runs
+from benchmarks.methods.table import aggregate, collect, seeds_found, write_rows
+from recipes.common.progress import Display, duration
+from recipes.common.recipe import REPOSITORY, Recipe, load, require_data_root
+from recipes.common.run import current_commit, interrupt, print_plan, work_root
+from recipes.common.runner import Runner, StepError, only_one_run
+from recipes.common.work import WorkFolder
+from seqdistill.errors import InputError
+from seqdistill.files import atomic_write
+
+ENDINGS = (".csv", ".json", ".md", ".svg")
+
+_EPILOG = """\
+examples:
+  python -m benchmarks.methods
+  python -m benchmarks.methods --methods proxy,end2 --seeds 1 --updates 100 --dry-run
+  python -m benchmarks.methods --table-only --output benchmarks/results --overwrite
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the bench; returns the exit status: 0, 1 failed, 2 wrong usage, 130 stopped."""
+    given = _parser().parse_args(arguments)
+    signal.signal(signal.SIGTERM, interrupt)
+    display = Display()
+    try:
+        return _run(given, display)
+    except (InputError, StepError) as error:
+        display.line(f"error: {error}")
+        return 1
+    except KeyboardInterrupt:
+        display.line("stopped; the same command goes on from here")
+        return 130
+
+
+def _run(given: argparse.Namespace, display: Display) -> int:
+    started = time.monotonic()
+    bench = read_bench(given.file)
+    changes = {"recipe": given.recipe, "updates": given.updates}
+    bench = replace(bench, **{key: value for key, value in changes.items() if value is not None})
+    recipe = load(REPOSITORY / bench.recipe, given.set, given.data_root)
+    output = None if given.output is None else given.output.resolve()
+    work = WorkFolder(work_root(given.work_dir or default_work_dir(recipe)))
+    os.chdir(REPOSITORY)  # every path of the plan starts there
+    stem = (output or work.root) / "methods"
+    existing = [path for end in ENDINGS if (path := stem.with_suffix(end)).exists()]
+    if output is not None and existing and not given.overwrite:
+        raise InputError(f"{existing[0]} exists already; pass --overwrite or another --output")
+    runs = choose_runs(bench, given.methods, given.seeds)
+    planned = [plan_run(bench, run, recipe, work) for run in runs]
+    plan = join_plans(planned)
+    failures: list[StepError] = []
+    if given.dry_run:
+        runner = Runner(plan, work.root)
+        print_plan(plan, runner.stamps)
+        return 0
+    if not given.table_only:
+        require_data_root(recipe)
+        with only_one_run(work.root):
+            write_runs(planned, bench, work)
+            runner = Runner(
+                plan,
+                work.root,
+                jobs=recipe.jobs,
+                threads=recipe.threads,
+                display=display,
+                commit=current_commit(),
+                numbered_logs=False,
+            )
+            display.line(f"{len(runs)} runs, {len(plan)} steps in {work.root}")
+            ran = runner.run(plan, keep_going=True)
+            failures = runner.failures
+        display.line(f"{ran} of {len(plan)} steps run; {duration(time.monotonic() - started)}")
+    write_comparison(bench, recipe, work, stem)
+    display.line(f"comparison: {stem.resolve()}.md, .csv, .json, .svg")
+    for failure in failures:
+        display.line(f"failed: {failure.step.name}")
+    return 1 if failures else 0
+
+
+def write_comparison(bench: Bench, recipe: Recipe, work: WorkFolder, stem: Path) -> None:
+    """Write table and plot of what is there, and print the summary to stdout."""
+    found = collect(bench, work)
+    rows = aggregate(bench, found, seeds_found(bench, work))
+    facts = provenance(bench, recipe, found)
+    page = markdown_page(f"Methods on {recipe.title}, {bench.updates} updates", rows, facts)
+    print(page.split("\n## ")[0].rstrip())
+    record = {
+        "schema": "seqdistill.methods/1",
+        "facts": facts,
+        "methods": {name: asdict(method) for name, method in bench.methods.items()},
+        "runs": {
+            name: {key: one[key] for key in ("metrics", "resumed")} for name, one in found.items()
+        },
+        "rows": [asdict(row) for row in rows],
+    }
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    write_rows(stem.with_suffix(".csv"), rows)
+    texts = {".md": page, ".json": json.dumps(record, indent=1, ensure_ascii=False) + "\n"}
+    for ending, text in texts.items():
+        with atomic_write(stem.with_suffix(ending)) as handle:
+            handle.write(text)
+    drawing = figure(rows, bench.baselines)
+    if drawing is not None:
+        with atomic_write(stem.with_suffix(".svg"), binary=True) as handle:
+            drawing.savefig(handle, format="svg", metadata={"Date": None, "Creator": None})
+
+
+def provenance(
+    bench: Bench, recipe: Recipe, found: Mapping[str, Mapping[str, Any]]
+) -> dict[str, str]:
+    """Return what has to be known to redo the comparison: name → text."""
+    results = [one["recipe"] for one in found.values()]
+    commits = {step["commit"] or "unknown" for one in results for step in one["steps"]}
+    machines = {
+        f"{one['hardware']['accelerator'] or one['hardware']['processor']}, "
+        f"{one['hardware']['cores']} cores"
+        for one in results
+    }
+    versions = {", ".join(f"{k} {v}" for k, v in one["versions"].items() if v) for one in results}
+    systems = [system for one in results for system in one["systems"].values()]
+    qualities = [one["quality"]["test"] for one in systems if one["quality"]["test"]]
+    signatures = {one["bleu"]["signature"] for one in qualities if "bleu" in one}
+    resumed = [step for one in found.values() for step in one["resumed"]]
+    scale = "" if recipe.scale == "full" else f" --set scale={recipe.scale}"
+    return {
+        "command": f"`python -m benchmarks.methods --recipe {bench.recipe}{scale} "
+        f"--updates {bench.updates}`",
+        "recipe": f"{recipe.title}; every student has {bench.updates} updates and the recipe's "
+        f"options but for its own (`methods.json`); {recipe.jobs} steps at once, "
+        f"{recipe.threads} thread(s) each",
+        "commit": ", ".join(sorted(commits)),
+        "hardware": "; ".join(sorted(machines)),
+        "versions": "; ".join(sorted(versions)),
+        "BLEU": "; ".join(f"`{one}`" for one in sorted(signatures)),
+        "interrupted and resumed (CPU time of a killed part may be missing)": ", ".join(resumed),
+    }
+
+
+def default_work_dir(recipe: Recipe) -> Path:
+    """Return ``runs/methods-tatoeba_en_de``, or another folder for a scale."""
+    scale = "" if recipe.scale == "full" else f"-{recipe.scale}"
+    return REPOSITORY / "runs" / f"methods-{recipe.name}{scale}"
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _seeds(text: str) -> list[int]:
+    return [int(seed) for seed in _names(text)]
+
+
+def _updates(text: str) -> int:
+    if int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected at least 1 update, got {text}")
+    return int(text)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.methods",
+        description="Train, decode and assess every method of methods.yaml from the same teachers, "
+        "data and stored targets. What is done is skipped; what was interrupted goes on; a failure "
+        "ends its own run alone.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--methods", type=_names, metavar="A,B", help="some (default: all)")
+    parser.add_argument(
+        "--seeds",
+        type=_seeds,
+        metavar="1,2",
+        help="of every method (default: the file's for main methods, its first for others)",
+    )
+    parser.add_argument(
+        "--updates", type=_updates, metavar="N", help="of every student (default: the file's)"
+    )
+    parser.add_argument(
+        "--file", type=Path, default=FILE, help="the methods (default: %(default)s)"
+    )
+    parser.add_argument("--recipe", metavar="FOLDER", help="another recipe than the file's")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="change the recipe"
+    )
+    parser.add_argument(
+        "--data-root",
+        metavar="FOLDER",
+        help="real data (default: $SEQDISTILL_DATA_ROOT, else ../shared/data beside the checkout)",
+    )
+    parser.add_argument("--work-dir", help="where everything goes (default: runs/methods-RECIPE)")
+    parser.add_argument("--dry-run", action="store_true", help="print the commands, run nothing")
+    parser.add_argument(
+        "--table-only", action="store_true", help="run nothing, compare what is there"
+    )
+    parser.add_argument(
+        "--output", type=Path, metavar="DIR", help="of the comparison (default: the work folder)"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace files in --output")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,169 @@
+"""The comparison as Markdown and as a plot, from the rows of its CSV alone."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from benchmarks.methods.table import RUNS, Row
+from seqdistill.report.tables import format_table, symbol_of
+
+NONE = "–"
+
+_NAMES = {
+    "bleu": ("BLEU", 1),
+    "chrf": ("chrF2", 1),
+    "wer": ("WER", 1),
+    "cer": ("CER", 1),
+    "nll": ("NLL", 3),
+    "ece": ("ECE", 2),
+    "kl": ("KL", 3),
+    "agreement": ("same top piece", 1),
+    "store_cpu_minutes": ("stores, CPU min", 1),
+    "train_cpu_minutes": ("training, CPU min", 1),
+    "train_wall_minutes": ("training, wall min", 1),
+    "train_peak_gib": ("training, peak GiB", 2),
+    "decode_cpu_ms": ("decoding, CPU ms a sentence", 0),
+    "decode_wall_ms": ("decoding, wall ms a sentence", 0),
+    "decode_peak_gib": ("decoding, peak GiB", 2),
+}
+_QUALITY = ("bleu", "chrf", "wer", "cer", "nll", "ece")
+_LIKENESS = ("kl", "agreement")
+_COSTS = tuple(name for name in _NAMES if name.endswith(("_minutes", "_gib", "_ms")))
+
+NOTE = """\
+Means over seeds. `a ± b`: b is half the 95 % interval of the mean over seeds (Student's t);
+`a [b, c]`, of one run: the 95 % bootstrap interval over test sentences (chrF2 has none). ↑ higher
+is better, ↓ lower. NLL (nats a token), ECE (%) and KL(p_ensemble‖p) (nats a token) along the
+references of the test set; AUROC (mean over the out-of-domain sets) and PRR in %. Runs: those that
+are done, and of how many where some are missing."""
+
+
+def markdown_tables(rows: Sequence[Row]) -> dict[str, str]:
+    """Return the tables by name: ``summary``, ``costs``, and one of sets for each measure."""
+    table = _by_method(rows)
+    metrics = list(dict.fromkeys(row.metric for row in rows))
+    means = [metric for metric in metrics if metric.endswith(":mean")]
+    rejection = [metric for metric in metrics if metric.startswith("prr:")]
+    quality = [name for name in _QUALITY if name in metrics]
+    likeness = [name for name in _LIKENESS if name in metrics]
+    tables = {
+        "summary": _table(table, [*quality, *means, *rejection, *likeness], with_runs=True),
+        "costs": _table(table, [name for name in _COSTS if name in metrics]),
+    }
+    for mean in means:
+        measure = mean.split(":")[1]
+        sets = [m for m in metrics if m.startswith(f"auroc:{measure}:") and m != mean]
+        tables[measure] = _table(table, sets, sets=True)
+    return tables
+
+
+def markdown_page(title: str, rows: Sequence[Row], facts: Mapping[str, str]) -> str:
+    """Return the whole page.
+
+    Args:
+        title: of the page.
+        rows: of the comparison.
+        facts: what has to be known to redo it: name → text.
+    """
+    tables = markdown_tables(rows)
+    parts = [f"# {title}", tables.pop("summary"), NOTE, "## Costs", tables.pop("costs")]
+    for measure, table in tables.items():
+        parts += [f"## AUROC of {symbol_of(measure)} ({measure}) by set", table]
+    parts += ["## How it was made", "\n".join(f"- {k}: {v}" for k, v in facts.items() if v)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _table(
+    table: Mapping[str, Mapping[str, Row]],
+    metrics: Sequence[str],
+    *,
+    with_runs: bool = False,
+    sets: bool = False,
+) -> str:
+    header = ["method", *(["runs"] if with_runs else [])]
+    header += [metric.split(":")[2] if sets else _heading(metric) for metric in metrics]
+    lines = []
+    for found in table.values():
+        runs = found[RUNS]
+        count = str(int(runs.value))
+        if runs.value < runs.expected:
+            count += f" of {runs.expected}"
+        cells = [_cell(found.get(metric), _digits(metric)) for metric in metrics]
+        lines.append([runs.label, *([count] if with_runs else []), *cells])
+    return format_table(header, lines, "markdown")
+
+
+def _heading(metric: str) -> str:
+    kind, _, rest = metric.partition(":")
+    if not rest:
+        return f"{_NAMES[metric][0]} {'↑' if higher_is_better(metric) else '↓'}"
+    return f"{kind.upper()} {symbol_of(rest.split(':')[0])} ↑"
+
+
+def higher_is_better(metric: str) -> bool:
+    """Whether a larger number is the better one."""
+    return metric.partition(":")[0] in ("bleu", "chrf", "agreement", "auroc", "prr")
+
+
+def _digits(metric: str) -> int:
+    return _NAMES[metric][1] if metric in _NAMES else 1
+
+
+def _cell(row: Row | None, digits: int) -> str:
+    if row is None:
+        return NONE
+    value = f"{row.value:.{digits}f}"
+    if row.seeds_low is not None:
+        return f"{value} ± {row.value - row.seeds_low:.{digits}f}"
+    if row.bootstrap_low is None or row.bootstrap_high is None:
+        return value
+    return f"{value} [{row.bootstrap_low:.{digits}f}, {row.bootstrap_high:.{digits}f}]"
+
+
+def _by_method(rows: Sequence[Row]) -> dict[str, dict[str, Row]]:
+    table: dict[str, dict[str, Row]] = {}
+    for row in rows:
+        table.setdefault(row.method, {})[row.metric] = row
+    return table
+
+
+def figure(rows: Sequence[Row], baselines: Sequence[str]) -> Any:
+    """Return the plot of quality × uncertainty × cost, None where nothing has quality yet.
+
+    A panel for each measure: quality to the right, mean AUROC upwards; the area of a circle is the
+    CPU time of the training (baselines, grey, have none); bars are the intervals over seeds.
+
+    Raises:
+        InputError: matplotlib is missing.
+    """
+    from benchmarks.common import BASELINE_COLOUR, COLOURS, new_figure
+
+    table = _by_method(rows)
+    quality = next((q for q in ("bleu", "wer") if any(q in one for one in table.values())), None)
+    means = [m for m in dict.fromkeys(r.metric for r in rows) if m.endswith(":mean")]
+    if quality is None or not means:
+        return None
+    drawing, axes = new_figure(len(means), size=(5.6, 4.4))
+    costs = [one["train_cpu_minutes"].value for one in table.values() if "train_cpu_minutes" in one]
+    largest = max(costs, default=1.0)
+    for axis, mean in zip(axes.flat, means, strict=True):
+        for number, (name, one) in enumerate(table.items()):
+            if quality not in one or mean not in one:
+                continue
+            cost = one.get("train_cpu_minutes")
+            colour = BASELINE_COLOUR if name in baselines else COLOURS[number % len(COLOURS)]
+            x, y = one[quality], one[mean]
+            bars = {"xerr": _half(x), "yerr": _half(y)}
+            axis.errorbar(x.value, y.value, **bars, fmt="none", ecolor=colour, elinewidth=0.8)
+            area = 30.0 if cost is None else 20.0 + 180.0 * cost.value / largest
+            axis.scatter([x.value], [y.value], s=area, color=colour, alpha=0.75, linewidths=0)
+            axis.annotate(
+                x.label, (x.value, y.value), xytext=(5, 5), textcoords="offset points", fontsize=7
+            )
+        axis.set_xlabel(_heading(quality))
+        axis.set_ylabel(f"{_heading(mean)}, mean over sets, %")
+    drawing.suptitle("area: CPU time of the training; bars: 95 % intervals over seeds", fontsize=8)
+    return drawing
+
+
+def _half(row: Row) -> float | None:
+    return None if row.seeds_low is None else row.value - row.seeds_low

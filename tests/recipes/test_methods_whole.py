@@ -1,0 +1,170 @@
+"""The bench of methods at its smallest, whole, through the real command lines."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks.methods.method import read_bench
+from benchmarks.methods.page import markdown_tables
+from benchmarks.methods.table import read_rows
+from recipes.common.recipe import REPOSITORY
+
+pytestmark = pytest.mark.slow
+
+METHODS = """
+recipe: recipes/demo
+seeds: [1, 2]
+updates: 4
+baselines: [ensemble]
+measures: [total_uncertainty, reverse_mutual_information]
+methods:
+  cross_entropy:
+    label: cross-entropy
+    source: control
+    targets: none
+    arguments: {criterion: label_smoothed_cross_entropy, label-smoothing: 0.1}
+  proxy:
+    label: Proxy-Dirichlet
+    source: a paper
+    main: true
+    before:
+      - name: note
+        command: |
+          {python} -c 'import pathlib; pathlib.Path("{folder}/note").write_text("{updates}")'
+        outputs: [note]
+        shared: true
+    arguments: {criterion: proxy_dirichlet}
+  broken:
+    label: broken
+    source: fails
+    arguments: {criterion: proxy_dirichlet, mix-weight: 2.0}
+  left:
+    label: never run
+    source: missing
+"""
+
+
+def run_bench(folder: Path, *more: str) -> subprocess.CompletedProcess[str]:
+    (folder / "methods.yaml").write_text(METHODS, encoding="utf-8")
+    command = [sys.executable, "-m", "benchmarks.methods", "--file", str(folder / "methods.yaml")]
+    command += ["--work-dir", str(folder / "work"), "--set", "scale=tiny"]
+    command += ["--set", "data.ood.unseen_words=null", "--seeds", "1"]
+    return subprocess.run(
+        [*command, "--methods", "cross_entropy,proxy,broken", *more],
+        cwd=REPOSITORY,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, str]:
+    """The folder of a finished bench, and what it printed to stdout and stderr."""
+    pytest.importorskip("fairseq", reason="needs the extra seqdistill[fairseq]")
+    folder = tmp_path_factory.mktemp("bench")
+    done = run_bench(folder)
+    assert done.returncode == 1, done.stderr  # one method fails
+    return folder, done.stdout, done.stderr
+
+
+def test_a_method_that_fails_ends_its_own_run_alone(whole: tuple[Path, str, str]) -> None:
+    folder, _, said = whole
+    assert "--mix-weight: expected a number in [0, 1], got 2.0" in said
+    assert "failed: distil broken-seed1" in said
+    assert "left out, since distil broken-seed1 failed: decode broken-seed1 on test" in said
+    assert not (folder / "work" / "runs" / "broken-seed1" / "results.json").exists()
+
+
+def test_runs_have_numbers_and_costs(whole: tuple[Path, str, str]) -> None:
+    folder, _, _ = whole
+    work = folder / "work"
+    assert (work / "runs" / "proxy" / "note").read_text() == "4"
+    for run in ("ensemble", "cross_entropy-seed1", "proxy-seed1"):
+        results = json.loads((work / "runs" / run / "results.json").read_text(encoding="utf-8"))
+        metrics = results["metrics"]
+        assert 0 < metrics["nll"]["low"] <= metrics["nll"]["value"] <= metrics["nll"]["high"]
+        assert metrics["bleu"]["low"] <= metrics["bleu"]["high"]
+        mean = metrics["auroc:total_uncertainty:mean"]
+        assert mean["value"] == pytest.approx(metrics["auroc:total_uncertainty:permuted"]["value"])
+        assert ("auroc:reverse_mutual_information:mean" in metrics) == (run[:5] != "cross")
+        # Starting Python and torch alone takes a second and 100 MiB.
+        assert metrics["decode_cpu_ms"]["value"] > 1000 / 60
+        assert metrics["decode_peak_gib"]["value"] > 0.1
+        assert ("kl" in metrics) == (run != "ensemble")
+        if run != "ensemble":
+            assert metrics["train_cpu_minutes"]["value"] > 1 / 60
+            assert metrics["train_peak_gib"]["value"] > 0.1
+        assert ("store_cpu_minutes" in metrics) == (run == "proxy-seed1")
+    stamps = work / "stamps"
+    training = json.loads((stamps / "distil-proxy-seed1.json").read_text(encoding="utf-8"))
+    proxy = json.loads((work / "runs/proxy-seed1/results.json").read_text(encoding="utf-8"))
+    note = json.loads((stamps / "note-proxy.json").read_text(encoding="utf-8"))
+    assert proxy["metrics"]["train_cpu_minutes"]["value"] == pytest.approx(
+        (training["cpu_seconds"] + note["cpu_seconds"]) / 60
+    )
+    assert "--max-update 4" in " ".join(training["command"])
+    control = json.loads((stamps / "distil-cross_entropy-seed1.json").read_text(encoding="utf-8"))
+    assert "--target-store" not in control["command"]
+    assert "--ensemble-paths" not in control["command"]
+
+
+def test_the_comparison_marks_what_is_missing(whole: tuple[Path, str, str]) -> None:
+    folder, printed, _ = whole
+    work = folder / "work"
+    rows = read_rows(work / "methods.csv")
+    count = {row.method: (row.value, row.expected) for row in rows if row.metric == "runs"}
+    assert count == {
+        "ensemble": (1, 1),
+        "cross_entropy": (1, 1),
+        "proxy": (1, 2),
+        "broken": (0, 1),
+        "left": (0, 1),
+    }
+    table = {
+        cells[0]: cells[1:]
+        for line in printed.splitlines()
+        if line.startswith("| ")
+        for cells in [[cell.strip() for cell in line.strip("| ").split(" | ")]]
+    }
+    assert table["Proxy-Dirichlet"][0] == "1 of 2"
+    assert table["never run"][0] == "0 of 1"
+    assert set(table["never run"][1:]) == {"–"}
+    assert "ensemble of 2" in table
+    page = (work / "methods.md").read_text(encoding="utf-8")
+    for text in markdown_tables(rows).values():  # the page says what the CSV says
+        assert text in page
+    assert (work / "methods.svg").read_text(encoding="utf-8").startswith("<?xml")
+    record = json.loads((work / "methods.json").read_text(encoding="utf-8"))
+    assert set(record["runs"]) == {"ensemble", "cross_entropy-seed1", "proxy-seed1"}
+    with open(work / "methods.csv", encoding="utf-8") as handle:
+        assert len(list(csv.DictReader(handle))) == len(record["rows"])
+
+
+def test_a_second_run_does_only_what_failed(whole: tuple[Path, str, str]) -> None:
+    folder, printed, _ = whole
+    dry = run_bench(folder, "--dry-run")
+    states = [line for line in dry.stdout.splitlines() if line.startswith("# ")]
+    assert {line.split(": ")[1] for line in states if not line.endswith("(done)")} == {
+        "distil broken-seed1 (to do)",
+        *(f"decode broken-seed1 on {name} (waits for its input)" for name in ("test", "permuted")),
+        *(f"force broken-seed1{more} (waits for its input)" for more in ("", " on valid")),
+        "assess broken-seed1 (waits for its input)",
+    }
+    table = run_bench(folder, "--table-only", "--output", str(folder / "published"))
+    assert table.returncode == 0, table.stderr
+    assert table.stdout == printed
+    names = {path.name for path in (folder / "published").iterdir()}
+    assert names == {f"methods{ending}" for ending in (".csv", ".json", ".md", ".svg")}
+    again = run_bench(folder, "--table-only", "--output", str(folder / "published"))
+    assert again.returncode == 1
+    assert "pass --overwrite" in again.stderr
+    other = run_bench(folder, "--table-only", "--updates", "5")
+    assert "| 0 of 2" in other.stdout  # runs of another budget are not this bench's
+    assert read_bench(folder / "methods.yaml").updates == 4
