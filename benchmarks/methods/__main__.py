@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.methods.method import FILE, Bench, choose_runs, read_bench
-from benchmarks.methods.page import figure, markdown_page
+from benchmarks.methods.page import figure, fill_page, markdown_page, markdown_tables
 from benchmarks.methods.runs import join_plans, plan_run, write_runs
-from benchmarks.methods.table import aggregate, collect, seeds_found, write_rows
+from benchmarks.methods.table import Row, aggregate, collect, seeds_found, write_rows
 from recipes.common.progress import Display, duration
 from recipes.common.recipe import REPOSITORY, Recipe, load, require_data_root
 from recipes.common.run import current_commit, interrupt, print_plan, work_root
@@ -29,7 +29,8 @@ _EPILOG = """\
 examples:
   python -m benchmarks.methods
   python -m benchmarks.methods --methods proxy,end2 --seeds 1 --updates 100 --dry-run
-  python -m benchmarks.methods --table-only --output benchmarks/results --overwrite
+  python -m benchmarks.methods --table-only --output benchmarks/results --overwrite \\
+      --page docs/methods.md
 """
 
 
@@ -54,6 +55,7 @@ def _run(given: argparse.Namespace, display: Display) -> int:
     changes = {"recipe": given.recipe, "updates": given.updates}
     bench = replace(bench, **{key: value for key, value in changes.items() if value is not None})
     recipe = load(REPOSITORY / bench.recipe, given.set, given.data_root)
+    page = None if given.page is None else given.page.resolve()
     output = None if given.output is None else given.output.resolve()
     work = WorkFolder(work_root(given.work_dir or default_work_dir(recipe)))
     os.chdir(REPOSITORY)  # every path of the plan starts there
@@ -86,15 +88,19 @@ def _run(given: argparse.Namespace, display: Display) -> int:
             ran = runner.run(plan, keep_going=True)
             failures = runner.failures
         display.line(f"{ran} of {len(plan)} steps run; {duration(time.monotonic() - started)}")
-    write_comparison(bench, recipe, work, stem)
+    rows = write_comparison(bench, recipe, work, stem)
+    if page is not None:
+        filled = fill_page(page.read_text(encoding="utf-8"), markdown_tables(rows))
+        with atomic_write(page) as handle:
+            handle.write(filled)
     display.line(f"comparison: {stem.resolve()}.md, .csv, .json, .svg")
     for failure in failures:
         display.line(f"failed: {failure.step.name}")
     return 1 if failures else 0
 
 
-def write_comparison(bench: Bench, recipe: Recipe, work: WorkFolder, stem: Path) -> None:
-    """Write table and plot of what is there, and print the summary to stdout."""
+def write_comparison(bench: Bench, recipe: Recipe, work: WorkFolder, stem: Path) -> list[Row]:
+    """Write table and plot of what is there, print the summary to stdout; returns the rows."""
     found = collect(bench, work)
     rows = aggregate(bench, found, seeds_found(bench, work))
     facts = provenance(bench, recipe, found)
@@ -119,6 +125,7 @@ def write_comparison(bench: Bench, recipe: Recipe, work: WorkFolder, stem: Path)
     if drawing is not None:
         with atomic_write(stem.with_suffix(".svg"), binary=True) as handle:
             drawing.savefig(handle, format="svg", metadata={"Date": None, "Creator": None})
+    return rows
 
 
 def provenance(
@@ -210,6 +217,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--output", type=Path, metavar="DIR", help="of the comparison (default: the work folder)"
+    )
+    parser.add_argument(
+        "--page", type=Path, metavar="FILE", help="put the tables into this page's places for them"
     )
     parser.add_argument("--overwrite", action="store_true", help="replace files in --output")
     return parser

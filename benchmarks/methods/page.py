@@ -1,9 +1,11 @@
 """The comparison as Markdown and as a plot, from the rows of its CSV alone."""
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from benchmarks.methods.table import RUNS, Row
+from seqdistill.errors import InputError
 from seqdistill.report.tables import format_table, symbol_of
 
 NONE = "–"
@@ -70,6 +72,29 @@ def markdown_page(title: str, rows: Sequence[Row], facts: Mapping[str, str]) -> 
         parts += [f"## AUROC of {symbol_of(measure)} ({measure}) by set", table]
     parts += ["## How it was made", "\n".join(f"- {k}: {v}" for k, v in facts.items() if v)]
     return "\n\n".join(parts) + "\n"
+
+
+_PLACE = re.compile(r"(<!-- methods: (\w+) -->\n)(?:\n?(?:\|.*\n)+)?")
+
+
+def fill_page(text: str, tables: Mapping[str, str]) -> str:
+    """Return a page whose places for tables, ``<!-- methods: NAME -->``, have them.
+
+    Args:
+        text: of the page; a table that follows such a place is replaced.
+        tables: by name.
+
+    Raises:
+        InputError: there is no such table.
+    """
+
+    def table(match: re.Match[str]) -> str:
+        if match[2] not in tables:
+            known = ", ".join(tables)
+            raise InputError(f"unknown table {match[2]}; there are {known}")
+        return f"{match[1]}\n{tables[match[2]]}\n"
+
+    return _PLACE.sub(table, text)
 
 
 def _table(

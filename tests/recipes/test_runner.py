@@ -271,3 +271,48 @@ def test_the_status_line_is_for_terminals_only() -> None:
         display.line("done")
     assert "20/500" in terminal.getvalue()
     assert plain.getvalue() == "done\n"
+
+
+BURN = "import time\nwhile time.process_time() < {seconds}: pass\nblock = bytearray({mib} << 20)"
+
+
+def test_a_step_says_what_it_used_with_its_children(bench: Bench) -> None:
+    child = BURN.format(seconds=0.4, mib=150)
+    code = f"import subprocess; subprocess.run([sys.executable, '-c', {child!r}], check=True); "
+    step = bench.python("burn", code + "(root / 'a').touch()", writes="a")
+    bench.run()
+    stamp = json.loads((bench.root / "stamps" / "burn.json").read_text())
+    assert 0.4 <= stamp["cpu_seconds"] < 10
+    assert 150 << 20 <= stamp["peak_bytes"] < 1 << 30
+    assert stamp["name"] == step.name
+
+
+def test_an_interrupted_steps_parts_are_added_up(bench: Bench) -> None:
+    work = bench.root / "work"
+    code = f"exec({BURN.format(seconds=0.3, mib=1)!r}); {INTERRUPTED}"
+    bench.python("train", code, writes="work/best", folder=work, resumes=True)
+    with pytest.raises(StepError):
+        bench.run()
+    stamp = bench.root / "stamps" / "train.json"
+    first = json.loads(stamp.read_text())
+    assert first["cpu_seconds"] >= 0.3
+    bench.run()
+    both = json.loads(stamp.read_text())
+    assert both["cpu_seconds"] >= first["cpu_seconds"] + 0.3
+    with pytest.raises(StepError):
+        bench.run(force=True)  # begun anew, not gone on with
+    assert json.loads(stamp.read_text())["cpu_seconds"] < both["cpu_seconds"]
+
+
+def test_a_failure_ends_only_what_reads_it_where_the_others_go_on(bench: Bench) -> None:
+    bench.python("bad", "sys.exit('the reason')", writes="a")
+    bench.python("reader", "pass", "a", "b")
+    bench.python("reader of it", "pass", "b", "c")
+    bench.python("other", "(root / 'd').touch()", writes="d")
+    runner = Runner(bench.plan, bench.root, display=Display(bench.said), numbered_logs=False)
+    assert runner.run(bench.plan, keep_going=True) == 2
+    assert [failure.step.name for failure in runner.failures] == ["bad"]
+    assert "the reason" in bench.said.getvalue()
+    assert "! left out, since bad failed: reader, reader of it\n" in bench.said.getvalue()
+    assert (bench.root / "d").exists()
+    assert (bench.root / "logs" / "bad.log").exists()

@@ -1,0 +1,328 @@
+"""The bench of methods: its file, its plan, and the arithmetic of its table."""
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks.methods.assess import bleu_interval, mean_auroc
+from benchmarks.methods.method import Bench, Run, choose_runs, fill, read_bench
+from benchmarks.methods.page import fill_page, higher_is_better, markdown_page, markdown_tables
+from benchmarks.methods.runs import budget, join_plans, plan_run
+from benchmarks.methods.table import aggregate, interval, read_rows, write_rows
+from recipes.common.recipe import REPOSITORY, Recipe, load
+from recipes.common.work import WorkFolder
+from seqdistill.assessment.detection import auroc
+from seqdistill.errors import InputError
+from seqdistill.hypotheses import Hypothesis, ModelInfo
+
+WORK = WorkFolder(Path("work"))
+HEAD = """
+recipe: recipes/demo
+seeds: [3, 4]
+updates: 10
+baselines: [ensemble]
+measures: [total_uncertainty]
+methods:
+  one: {label: One, source: here, main: true, arguments: {criterion: mean_kl}}
+"""
+
+
+@pytest.fixture(scope="module")
+def demo() -> Recipe:
+    return load(REPOSITORY / "recipes" / "demo", ["scale=tiny"])
+
+
+def bench_of(tmp_path: Path, more: str = "") -> Bench:
+    path = tmp_path / "methods.yaml"
+    path.write_text(HEAD + more, encoding="utf-8")
+    return read_bench(path)
+
+
+# --- the file -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ("  two: {label: a}", "methods.two.source is missing"),
+        ("  two: {label: a, source: b, argments: {}}", "did you mean arguments"),
+        ("  two: {label: a, source: b, targets: stor}", "unknown targets stor in methods.two"),
+        ("  two: {label: a, source: b, student: oen}", "unknown method oen in methods.two.student"),
+        (
+            "  two: {label: a, source: b, student: one, arguments: {lr: 1}}",
+            "methods.two.arguments is for a training, and two decodes the student of one",
+        ),
+        ("  Two: {label: a, source: b}", "small letters, digits and underscores"),
+        ("  ensemble: {label: a, source: b}", "a baseline has that name"),
+    ],
+)
+def test_files_that_make_no_sense(tmp_path: Path, more: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        bench_of(tmp_path, more)
+
+
+def test_main_methods_have_every_seed_and_others_the_first(tmp_path: Path) -> None:
+    bench = bench_of(
+        tmp_path,
+        "  two: {label: a, source: b}\n"
+        "  three: {label: a, source: b, student: one, predictive: mean}\n",
+    )
+    names = [run.name for run in choose_runs(bench)]
+    assert names == ["ensemble", "one-seed3", "two-seed3", "three-seed3", "one-seed4"]
+    assert [run.name for run in choose_runs(bench, ["two"])] == ["ensemble", "two-seed3"]
+    brought = [run.name for run in choose_runs(bench, ["three"], [7])]
+    assert brought == ["ensemble", "one-seed7", "three-seed7"]
+    with pytest.raises(InputError, match="unknown method tow in --methods; did you mean two"):
+        choose_runs(bench, ["tow"])
+
+
+def test_placeholders_that_mean_nothing() -> None:
+    words = {"seed": "3", "folder": "/f"}
+    assert fill({"a": ["{folder}/x", 1]}, words, "here") == {"a": ["/f/x", 1]}
+    assert fill('{"json": {"a": 1}}', words, "here") == '{"json": {"a": 1}}'
+    with pytest.raises(InputError, match=r"unknown placeholder \{sead\} in here; did you mean"):
+        fill("{sead}", words, "here")
+
+
+# --- the plan -------------------------------------------------------------------------------
+
+
+def test_schedules_end_with_the_budget() -> None:
+    given = {"lr": 1.0, "max-update": 2000, "total-num-update": 2000, "warmup-updates": 200}
+    assert budget(given, 1000) == given | {"max-update": 1000, "total-num-update": 1000}
+    assert budget(given, 100)["warmup-updates"] == 20
+    assert "total-num-update" not in budget({"max-update": 5}, 10)
+
+
+def test_runs_share_what_they_can(tmp_path: Path, demo: Recipe) -> None:
+    bench = bench_of(
+        tmp_path,
+        "  two: {label: a, source: b, targets: online, init: random}\n"
+        "  three: {label: a, source: b, student: one, decode: {beam: 7}}\n"
+        "  four: {label: a, source: b, targets: none}\n",
+    )
+    runs = choose_runs(bench)
+    planned = [plan_run(bench, run, demo, WORK) for run in runs]
+    plan = join_plans(planned)
+    names = [step.name for step in plan]
+    assert len(set(names)) == len(names)
+    for number, step in enumerate(plan):  # a step comes after those that it reads
+        assert not any(step.needs(later) for later in plan[number:]), step.name
+    trainings = {step.name: " ".join(step.command) for step in plan if step.stage == 4}
+    assert list(trainings) == [f"distil {n}" for n in ("one-seed3", "two-seed3", "four-seed3")] + [
+        "distil one-seed4"
+    ]
+    assert "--target-store" in trainings["distil one-seed3"]
+    assert "--ensemble-paths" in trainings["distil two-seed3"]
+    assert "--student-init" not in trainings["distil two-seed3"]
+    for seed in (3, 4):
+        words = trainings[f"distil one-seed{seed}"]
+        assert f"--seed {seed} " in words
+        assert "--max-update 10 " in words
+    for option in ("--target-store", "--ensemble-paths"):
+        assert option not in trainings["distil four-seed3"]
+    by_name = {step.name: step for step in plan}
+    other = by_name["decode three-seed3 on test"].command
+    assert "--beam 7" in " ".join(other)
+    assert other[other.index("--path") + 1] == "work/students/one-seed3/checkpoint_best.pt"
+    third = next(one for one in planned if one.run.name == "three-seed3")
+    assert third.training == ("distil one-seed3",)
+    # The seeds of students are not those of data and teachers.
+    assert "--seed 1 " in " ".join(by_name["teacher 1"].command)
+
+
+def test_commands_run_before_and_after_the_training(tmp_path: Path, demo: Recipe) -> None:
+    bench = bench_of(
+        tmp_path,
+        """
+  two:
+    label: a
+    source: b
+    targets: none
+    before:
+      - {name: members, command: make --to {folder}/m, outputs: [m/a.pt], shared: true}
+      - {name: store, command: "keep {shared}/m/a.pt {seed}", outputs: [store/manifest.json]}
+    arguments: {criterion: mean_kl, target-store: "{folder}/store"}
+    after:
+      - {name: fit, command: "fit {student} {data} '{teachers}'", outputs: [fitted.json]}
+    decode: {feature-density: "{folder}/fitted.json"}
+""".replace("make --to {folder}/m", "'make --to {folder}/m'"),
+    )
+    planned = plan_run(bench, Run("two", 3), demo, WORK)
+    by_name = {step.name: step for step in planned.steps}
+    members, store = by_name["members two"], by_name["store two-seed3"]
+    assert members.command == ("make", "--to", "work/runs/two/m")
+    assert store.command == ("keep", "work/runs/two/m/a.pt", "3")
+    assert store.needs(members)
+    training = by_name["distil two-seed3"]
+    assert training.needs(store)
+    assert "work/runs/two-seed3/files/store" in training.command
+    fit = by_name["fit two-seed3"]
+    assert fit.needs(training)
+    assert fit.command[1] == "work/students/two-seed3/checkpoint_best.pt"
+    assert by_name["decode two-seed3 on test"].needs(fit)
+    assert by_name["force two-seed3"].needs(fit)
+    assert not by_name["decode ensemble on test"].needs(fit)
+    assert planned.training == ("members two", "store two-seed3", training.name, fit.name)
+    assert not any(step.name.startswith("targets of") for step in planned.steps)
+    shared = replace(bench.methods["two"].before[0], command="make {seed}")
+    method = replace(bench.methods["two"], before=[shared])
+    with pytest.raises(InputError, match=r"unknown placeholder \{seed\} in methods.two.members"):
+        plan_run(replace(bench, methods={"two": method}), Run("two", 3), demo, WORK)
+
+
+@pytest.mark.parametrize("name", read_bench().methods)
+def test_fairseq_knows_the_options_of_every_method(name: str) -> None:
+    pytest.importorskip("fairseq", reason="needs the extra seqdistill[fairseq]")
+    from fairseq import options
+
+    import fairseq_plugins  # noqa: F401 (registers tasks and criteria)
+
+    bench = read_bench()
+    recipe = load(REPOSITORY / bench.recipe, data_root="absent")
+    run = choose_runs(bench, [name], [1])[-1]
+    assert run.method == name
+    steps = plan_run(bench, run, recipe, WORK).steps
+    for step in steps:
+        if run.name not in step.name.split():
+            continue
+        if "seqdistill-fairseq-train" in step.command:
+            parser = options.get_training_parser()
+        elif "seqdistill-fairseq-generate" in step.command:
+            parser = options.get_generation_parser()
+        else:
+            continue
+        words = list(step.command[1:])
+        if "--task" not in words:
+            words = ["--task", "ensemble_teacher_translation", *words]
+        options.parse_args_and_arch(parser, words)
+
+
+# --- the table ------------------------------------------------------------------------------
+
+
+def test_intervals_over_seeds_are_students() -> None:
+    low, high = interval([1.0, 2.0, 3.0])  # s = 1, t(2 degrees of freedom) = 4.303
+    assert low == pytest.approx(2 - 4.303 / math.sqrt(3))
+    assert high == pytest.approx(2 + 4.303 / math.sqrt(3))
+    assert interval([1.0]) == (None, None)
+    assert interval([2.0] * 20) == (2.0, 2.0)
+
+
+def result(value: float, label: str = "ensemble of 2") -> dict:
+    return {
+        "metrics": {
+            "bleu": {"value": value, "low": value - 1, "high": value + 1},
+            "chrf": {"value": 2 * value, "low": None, "high": None},
+            "auroc:total_uncertainty:mean": {"value": 70.0, "low": 60.0, "high": 80.0},
+        },
+        "recipe": {"systems": {"ensemble": {"label": label}}},
+    }
+
+
+def test_rows_are_means_over_seeds_and_say_what_is_missing(tmp_path: Path) -> None:
+    bench = bench_of(tmp_path, "  two: {label: Two, source: b}\n")
+    found = {"ensemble": result(30.0), "one-seed3": result(20.0), "one-seed4": result(22.0)}
+    rows = aggregate(bench, found, [3, 4])
+    table = {(row.method, row.metric): row for row in rows}
+    bleu = table["one", "bleu"]
+    assert bleu.value == 21.0
+    assert bleu.seeds == (3, 4)
+    assert (bleu.bootstrap_low, bleu.bootstrap_high) == (20.0, 22.0)
+    assert bleu.seeds_high == pytest.approx(21 + 12.706)  # s/√n = 1
+    assert table["one", "chrf"].bootstrap_low is None
+    assert table["two", "runs"].value == 0
+    assert ("two", "bleu") not in table
+    found["one-seed4"]["metrics"].pop("bleu")  # a mean over some seeds is another number
+    assert ("one", "bleu") not in {(r.method, r.metric) for r in aggregate(bench, found, [3, 4])}
+    write_rows(tmp_path / "rows.csv", rows)
+    assert read_rows(tmp_path / "rows.csv") == [
+        replace(row, **{k: float(f"{v:.6g}") for k, v in vars(row).items() if type(v) is float})
+        for row in rows
+    ]
+    tables = markdown_tables(rows)
+    lines = [[c.strip() for c in line.strip("| ").split(" | ")] for line in
+             tables["summary"].splitlines()]  # fmt: skip
+    assert lines[0] == ["method", "runs", "BLEU ↑", "chrF2 ↑", "AUROC TU ↑"]
+    assert lines[2] == ["ensemble of 2", "1", "30.0 [29.0, 31.0]", "60.0", "70.0 [60.0, 80.0]"]
+    assert lines[3] == ["One", "2", "21.0 ± 12.7", "42.0 ± 25.4", "70.0 ± 0.0"]
+    assert lines[4] == ["Two", "0 of 1", "–", "–", "–"]
+    page = markdown_page("A title", rows, {"commit": "abc", "nothing": ""})
+    assert page.startswith("# A title\n\n| method")
+    assert page.endswith("- commit: abc\n")
+
+
+def test_places_of_a_page_are_filled_again_and_again() -> None:
+    page = "Before\n\n<!-- methods: summary -->\n\nAfter | this\n"
+    tables = {"summary": "| a |\n| - |"}
+    filled = fill_page(page, tables)
+    assert filled == "Before\n\n<!-- methods: summary -->\n\n| a |\n| - |\n\nAfter | this\n"
+    assert fill_page(filled, tables) == filled
+    assert fill_page(filled, {"summary": "| b |"}).count("|") == 3
+    with pytest.raises(InputError, match="unknown table costs; there are summary"):
+        fill_page("<!-- methods: costs -->\n", tables)
+
+
+def test_a_wrong_table_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(InputError, match="expected the columns method, label"):
+        read_rows(tmp_path / "rows.csv")
+
+
+def test_directions() -> None:
+    assert higher_is_better("bleu")
+    assert higher_is_better("auroc:total_uncertainty:mean")
+    assert not higher_is_better("nll")
+    assert not higher_is_better("train_cpu_minutes")
+
+
+def test_the_mean_auroc_is_that_of_its_sets() -> None:
+    generator = np.random.default_rng(0)
+    inside = generator.integers(0, 8, 60) / 4  # with ties
+    outside = [generator.integers(2, 9, n) / 4 for n in (40, 30)]
+    found = mean_auroc(list(inside), [list(one) for one in outside], 400, 0)
+    expected = np.mean([auroc(inside, one) for one in outside])
+    assert found.value == pytest.approx(100 * expected)
+    # By hand: resamples drawn in the same way, one AUROC at a time.
+    replicates = []
+    for number in range(1, 3):
+        streams = [np.random.default_rng([seed, 0]) for seed in (0, number)]
+        one = []
+        for _ in range(400):
+            drawn = inside[streams[0].integers(0, 60, 60)]
+            theirs = outside[number - 1]
+            one.append(auroc(drawn, theirs[streams[1].integers(0, len(theirs), len(theirs))]))
+        replicates.append(one)
+    low, high = np.quantile(np.mean(replicates, axis=0), [0.025, 0.975])
+    assert found.low == pytest.approx(100 * low)
+    assert found.high == pytest.approx(100 * high)
+    assert mean_auroc([0.0], [[1.0]], 0, 0).low is None
+
+
+def test_bleu_has_an_interval_around_it() -> None:
+    from sacrebleu.metrics import BLEU
+
+    texts = ["a b c d e", "f g h i j k", "l m n o p", "q r s t u v w"]
+    references = ["a b c d e", "f g h x j k", "l m n o p y", "q r z t u v w"]
+    rows = [
+        Hypothesis(
+            id=number, rank=0, text=text, tokens=[2], pieces=["</s>"], log_prob=0.0,
+            token_log_probs=[0.0], token_uncertainty={}, uncertainty={},
+            model=ModelInfo("softmax", 1, "base"), reference=reference,
+        )
+        for number, (text, reference) in enumerate(zip(texts, references, strict=True))
+    ]  # fmt: skip
+    value = BLEU().corpus_score(texts, [references]).score
+    found = bleu_interval(rows, value, 300, 0)
+    assert found.value == value
+    assert found.low is not None
+    assert found.high is not None
+    assert found.low < value < found.high <= 100
+    # All resamples of equal sentences are equal: their BLEU is that of the corpus.
+    same = bleu_interval([rows[1]] * 5, BLEU().corpus_score([texts[1]] * 5, [[references[1]] * 5])
+                         .score, 20, 0)  # fmt: skip
+    assert same.low == pytest.approx(same.value)
+    assert same.high == pytest.approx(same.value)
