@@ -54,7 +54,8 @@ def _run(given: argparse.Namespace, display: Display) -> int:
     bench = read_bench(given.file)
     changes = {"recipe": given.recipe, "updates": given.updates}
     bench = replace(bench, **{key: value for key, value in changes.items() if value is not None})
-    recipe = load(REPOSITORY / bench.recipe, given.set, given.data_root)
+    settings = [*([] if given.recipe else bench.settings), *given.set]
+    recipe = load(REPOSITORY / bench.recipe, settings, given.data_root)
     page = None if given.page is None else given.page.resolve()
     output = None if given.output is None else given.output.resolve()
     work = WorkFolder(work_root(given.work_dir or default_work_dir(recipe)))

@@ -8,7 +8,7 @@ from typing import Any
 
 from recipes.common.checks import TARGET_MODES
 from recipes.common.config import build, read_yaml, unknown
-from recipes.common.recipe import Arguments
+from recipes.common.recipe import Arguments, Transfer
 from seqdistill.errors import InputError
 
 FILE = Path(__file__).resolve().parent / "methods.yaml"
@@ -37,6 +37,23 @@ class Command:
 
 
 @dataclass(frozen=True)
+class Part:
+    """One part of a method's training, which starts from where the one before ended.
+
+    Attributes:
+        share: of the updates; those of all parts are one.
+        arguments: options of fairseq-train, over the method's.
+        targets: ``store``, ``online`` or ``none``; None: as the method's.
+        transfer: the set that is learnt from; None: the method's.
+    """
+
+    share: float
+    arguments: Arguments = field(default_factory=dict)
+    targets: str | None = None
+    transfer: str | None = None
+
+
+@dataclass(frozen=True)
 class Method:
     """One row of the comparison.
 
@@ -45,8 +62,10 @@ class Method:
         source: the paper, or why it is there.
         main: whether it is trained with every seed.
         targets: ``store``, ``online`` or ``none``.
+        transfer: the set that is learnt from, of ``transfer``; None: the training set.
         init: what the student starts from; None: what the recipe's students do.
         arguments: options of fairseq-train.
+        stages: the training in parts, one after the other; none: in one.
         student: the method whose student is decoded, where none is trained.
         decode: options of fairseq-generate.
         predictive: ``base`` or ``mean``; None takes the default.
@@ -57,8 +76,10 @@ class Method:
     source: str
     main: bool = False
     targets: str = "store"
+    transfer: str | None = None
     init: str | None = None
     arguments: Arguments = field(default_factory=dict)
+    stages: list[Part] = field(default_factory=list)
     student: str | None = None
     decode: Arguments = field(default_factory=dict)
     predictive: str | None = None
@@ -77,6 +98,8 @@ class Bench:
         baselines: systems of the recipe.
         measures: of detection and rejection in the table.
         methods: by name, in the order of the table.
+        settings: changes of the recipe, as ``--set`` has them.
+        transfer: further sets to learn from, over the recipe's.
     """
 
     recipe: str
@@ -85,6 +108,8 @@ class Bench:
     baselines: list[str]
     measures: list[str]
     methods: dict[str, Method]
+    settings: list[str] = field(default_factory=list)
+    transfer: dict[str, Transfer] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -122,11 +147,18 @@ def read_bench(path: Path = FILE) -> Bench:
             raise InputError(f"{where}: a baseline has that name")
         if method.targets not in TARGET_MODES:
             raise unknown("targets", method.targets, TARGET_MODES, where)
+        shares = sum(part.share for part in method.stages)
+        if method.stages and not abs(shares - 1) < 1e-6:
+            raise InputError(f"{where}.stages: expected shares that add up to 1, got {shares:g}")
         if method.student is not None:
             others = [other for other, one in bench.methods.items() if one.student is None]
             if method.student not in others:
                 raise unknown("method", method.student, others, f"{where}.student")
-            trained = [key for key in ("arguments", "before", "init") if getattr(method, key)]
+            trained = [
+                key
+                for key in ("arguments", "before", "init", "stages", "transfer")
+                if getattr(method, key)
+            ]
             if trained:
                 raise InputError(
                     f"{where}.{trained[0]} is for a training, and {name} decodes the student of "

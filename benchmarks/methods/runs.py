@@ -8,9 +8,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from benchmarks.methods.method import Bench, Command, Run, fill
+from recipes.common.checks import check
 from recipes.common.config import unknown
 from recipes.common.plan import KINDS, decode_steps, force_steps, make_plan
-from recipes.common.recipe import Arguments, Recipe, Student, System, Targets
+from recipes.common.recipe import Arguments, Recipe, Stage, Student, System
 from recipes.common.steps import Step
 from recipes.common.work import WorkFolder, model_path, teacher_paths
 from seqdistill.errors import InputError
@@ -91,22 +92,39 @@ def run_recipe(base: Recipe, bench: Bench, run: Run, work: WorkFolder) -> Recipe
     trained = run if method.student is None else Run(method.student, run.seed)
     student = bench.methods[trained.method]
     words = placeholders(base, bench, trained, work)
-    arguments = fill(student.arguments, words, f"methods.{trained.method}.arguments")
+    where = f"methods.{trained.method}"
+    arguments = {"seed": run.seed} | fill(student.arguments, words, f"{where}.arguments")
+    stages = [
+        Stage(
+            budget(base.students.arguments, max(1, round(part.share * bench.updates)))
+            | fill(part.arguments, words, f"{where}.stages[{number}].arguments"),
+            part.targets,
+            part.transfer,
+        )
+        for number, part in enumerate(student.stages)
+    ]
     students = replace(
         base.students,
         arguments=budget(base.students.arguments, bench.updates),
-        each={trained.name: Student(student.init, {"seed": run.seed} | arguments)},
+        each={
+            trained.name: Student(
+                student.init, arguments, student.targets, student.transfer, stages
+            )
+        },
     )
     words = placeholders(base, bench, run, work)
     decode = fill(method.decode, words, f"methods.{run.method}.decode")
     system = System(trained.name, method.label, method.predictive, decode)
-    return replace(
+    recipe = replace(
         common,
-        # A recipe without stores (speech) has its teachers online wherever there are any.
-        targets=base.targets if student.targets == "store" else Targets(student.targets),
+        # What no stage of this student wants is not made.
+        targets=replace(base.targets, mode="none"),
+        transfer=base.transfer | bench.transfer,
         students=students,
         systems=reference | {run.name: system},
     )
+    check(recipe)
+    return recipe
 
 
 def budget(arguments: Arguments, updates: int) -> Arguments:

@@ -13,6 +13,7 @@ from fairseq.tasks.fairseq_task import FairseqTask
 from torch import Tensor, nn
 
 from fairseq_plugins.checkpoints import load_checkpoint
+from fairseq_plugins.freezing import freeze_parts
 from fairseq_plugins.gates import check_gates, gate_layers, gate_settings
 from fairseq_plugins.generation import (
     HypothesisRecorder,
@@ -170,6 +171,14 @@ class DistillationTask(FairseqTask):
             self._give_outputs(self.student_head)
             attach_head(self._student, self.student_head)
         return criterion
+
+    def freeze_parts(self) -> None:
+        """Leave the parts of ``--freeze`` and ``--train-only`` out of a training.
+
+        To be called when the student is whole, before the optimizer is made of its parameters.
+        """
+        if self._student is not None:
+            freeze_parts(self._student, self.cfg)
 
     def stored_targets(
         self, sample: dict[str, Any], token_mask: Tensor, training: bool

@@ -120,7 +120,9 @@ class EnsembleTeacherSpeechToTextTask(DistillationTask, SpeechToTextTask):
 
     def build_criterion(self, args: Any, from_checkpoint: bool = False) -> FairseqCriterion:
         """Build the criterion; if it distils, load the teachers and settle the student's head."""
-        return self.with_teachers(super().build_criterion(args))
+        criterion = self.with_teachers(super().build_criterion(args))
+        self.freeze_parts()
+        return criterion
 
     def load_dataset(
         self, split: str, epoch: int = 1, combine: bool = False, **kwargs: Any

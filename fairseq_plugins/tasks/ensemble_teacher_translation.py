@@ -65,6 +65,7 @@ class EnsembleTeacherTranslationTask(DistillationTask, TranslationTask):
     def build_criterion(self, cfg: Any, from_checkpoint: bool = False) -> FairseqCriterion:
         """Build the criterion; if it distils, load the teachers and settle the student's head."""
         criterion = self.with_teachers(super().build_criterion(cfg, from_checkpoint))
+        self.freeze_parts()
         if self.student_head is not None and self._student is not None and self.cfg.eval_bleu:
             # The stock task made its generator before the head was known.
             arguments = Namespace(**json.loads(self.cfg.eval_bleu_args))

@@ -56,6 +56,20 @@ class DistillationOptions(FairseqDataclass):
     gate_temperature: float = field(
         default=TEMPERATURE, metadata={"help": "of the relaxed gates of --layer-gates, above 0"}
     )
+    freeze: Optional[str] = field(  # noqa: UP045 (fairseq reads the annotation)
+        default=None,
+        metadata={
+            "help": "training leaves the parameters of these names as they are: patterns with "
+            "commas between them, such as encoder.*"
+        },
+    )
+    train_only: Optional[str] = field(  # noqa: UP045 (fairseq reads the annotation)
+        default=None,
+        metadata={
+            "help": "training leaves all other parameters as they are: patterns with commas "
+            "between them, such as decoder.student_outputs.*"
+        },
+    )
     predictive: Optional[ChoiceEnum(list(PREDICTIVES))] = field(  # type: ignore[valid-type]  # noqa: UP045
         default=None,
         metadata={

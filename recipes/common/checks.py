@@ -45,6 +45,7 @@ def check(recipe: "Recipe") -> None:
         if student.init not in (None, "random", *recipe.teacher_names):
             known = ["random", *recipe.teacher_names]
             raise unknown("teacher", str(student.init), known, f"students.each.{name}.init")
+        _check_stages(recipe, name)
     clash = sorted({"teachers", *recipe.teacher_names} & recipe.students.each.keys())
     if clash:
         raise InputError(f"students.each.{clash[0]}: a teacher has that name; choose another")
@@ -61,13 +62,29 @@ def check(recipe: "Recipe") -> None:
             raise unknown("model", name, models[1:], "gradients.at")
     if recipe.reference not in recipe.systems:
         raise unknown("system", recipe.reference, list(recipe.systems), "reference")
-    for key, names in {"ood": recipe.data.ood, "tests": recipe.data.tests}.items():
+    kinds = {"ood": recipe.data.ood, "tests": recipe.data.tests}
+    kinds["unlabelled"] = recipe.data.unlabelled
+    for key, names in kinds.items():
         reserved = sorted({"train", "valid", "test"} & names.keys())
         if reserved:
             raise InputError(f"data.{key}.{reserved[0]}: that name is the in-domain set's")
     both = sorted(recipe.data.tests.keys() & recipe.data.ood.keys())
     if both:
         raise InputError(f"data.tests.{both[0]}: an out-of-domain set has that name")
+    both = sorted(recipe.data.unlabelled.keys() & {**recipe.data.tests, **recipe.data.ood}.keys())
+    if both:
+        raise InputError(f"data.unlabelled.{both[0]}: another set has that name")
+    for name, transfer in recipe.transfer.items():
+        known = ["train", *recipe.data.unlabelled]
+        if transfer.subset not in known:
+            raise unknown("set", transfer.subset, known, f"transfer.{name}.subset")
+        if transfer.subset != "train":
+            wanted = (recipe.targets.arguments | transfer.arguments).get("targets")
+            if wanted != "ensemble":
+                raise InputError(
+                    f"transfer.{name}: {transfer.subset} has no references, so the ensemble has to "
+                    "translate it: set arguments.targets to ensemble"
+                )
     _check_permuted(recipe)
     _check_launch(recipe)
     for number, published in enumerate(recipe.published):
@@ -79,6 +96,20 @@ def check(recipe: "Recipe") -> None:
             raise unknown("set", published.set, sets, f"{where}.set")
         if published.score not in ("bleu", "chrf"):
             raise unknown("score", published.score, ["bleu", "chrf"], f"{where}.score")
+
+
+def _check_stages(recipe: "Recipe", name: str) -> None:
+    """Check the names in the parts of a student's training."""
+    student, where = recipe.students.each[name], f"students.each.{name}"
+    if "." in name:
+        raise InputError(f"{where}: a student's name has no dots; its stages' folders have")
+    parts = {where: student}
+    parts |= {f"{where}.stages[{number}]": stage for number, stage in enumerate(student.stages)}
+    for place, part in parts.items():
+        if part.targets not in (None, *TARGET_MODES):
+            raise unknown("mode", part.targets, TARGET_MODES, f"{place}.targets")
+        if part.transfer is not None and part.transfer not in recipe.transfer:
+            raise unknown("set", part.transfer, list(recipe.transfer), f"{place}.transfer")
 
 
 def _check_permuted(recipe: "Recipe") -> None:
@@ -123,6 +154,8 @@ def _check_kind(recipe: "Recipe") -> None:
         "data.pieces": data.pieces,
         "data.tests": data.tests or None,
         "data.permuted": data.permuted or None,
+        "data.unlabelled": data.unlabelled or None,
+        "transfer": recipe.transfer or None,
         "gradients": recipe.gradients,
     }
     for key, value in text_only.items():

@@ -4,13 +4,14 @@ What text and speech have in common is here; what is of one kind only, in a modu
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from recipes.common import plan_speech, plan_text
 from recipes.common.command import render
 from recipes.common.progress import decoding_progress, training_progress
-from recipes.common.recipe import RANDOM, Arguments, Launch, Recipe
+from recipes.common.recipe import RANDOM, Arguments, Launch, Recipe, Stage
 from recipes.common.steps import Step
 from recipes.common.work import WorkFolder, model_path, reference_paths, teacher_paths
 
@@ -123,42 +124,96 @@ def consolidate_step(work: WorkFolder, stage: int, kind: str, name: str) -> Step
 
 
 def student_steps(recipe: Recipe, work: WorkFolder) -> list[Step]:
-    """Stage 4: one distillation a student, all from the same teachers."""
-    kind = KINDS[recipe.data.kind]
-    data = kind.data_folder(work)
-    targets: Arguments = {}
-    inputs: tuple[Path, ...] = ()
-    if recipe.targets.mode == "online":
-        inputs = teacher_paths(recipe, work)
-        targets["ensemble-paths"] = ":".join(str(path) for path in inputs)
-    elif recipe.targets.mode == "store":
-        stores = [work.targets(subset) for subset in ("train", "valid")]
-        inputs = tuple(store / "manifest.json" for store in stores)
-        targets["target-store"] = ":".join(str(store) for store in stores)
-        if recipe.targets.arguments.get("targets", "references") != "references":
-            data = stores[0] / "data"  # the ensemble's own outputs
-    trainings = []
-    for name, student in recipe.students.each.items():
-        init = recipe.students.init if student.init is None else student.init
-        start = None if init in (None, RANDOM) else model_path(recipe, work, init)
-        own: Arguments = {"student-init": None if start is None else str(start)}
-        arguments = {"seed": recipe.seed, **kind.STUDENT} | own | targets
-        for more in (recipe.training, recipe.students.arguments, student.arguments):
-            arguments |= more
-        trainings.append(
-            training_step(
-                f"distil {name}",
-                4,
-                recipe,
-                work,
-                work.trained("students", name),
-                arguments,
-                (*inputs, *(() if start is None else (start,))),
-                data,
-                keep=recipe.students.average,
-            )
-        )
+    """Stage 4: one distillation a student, in one part or several, all from the same teachers."""
+    trainings = [
+        stage_step(recipe, work, name, number)
+        for name in recipe.students.each
+        for number in range(len(recipe.stages_of(name)))
+    ]
     return [*trainings, *finish_steps(recipe, work, 4, "students", list(recipe.students.each))]
+
+
+def stage_step(recipe: Recipe, work: WorkFolder, name: str, number: int) -> Step:
+    """Return one part of a student's training; the last leaves the student.
+
+    Args:
+        recipe: the recipe.
+        work: where.
+        name: of the student.
+        number: of the part, from 0.
+    """
+    stages = recipe.stages_of(name)
+    stage, student = stages[number], recipe.students.each[name]
+    kind = KINDS[recipe.data.kind]
+    given = stage_targets(recipe, work, stage)
+    if number:
+        start: Path | None = stage_checkpoint(work, name, number - 1, len(stages))
+    else:
+        init = recipe.students.init if student.init is None else student.init
+        start = None if init in (None, RANDOM) else model_path(recipe, work, str(init))
+    own: Arguments = {"student-init": None if start is None else str(start)}
+    arguments = {"seed": recipe.seed, **kind.STUDENT} | own | given.arguments
+    for more in (recipe.training, recipe.students.arguments, stage.arguments):
+        arguments |= more
+    is_last = number == len(stages) - 1
+    return training_step(
+        f"distil {name}" if is_last else f"distil {name} part {number + 1}",
+        4,
+        recipe,
+        work,
+        stage_checkpoint(work, name, number, len(stages)),
+        arguments,
+        (*given.inputs, *(() if start is None else (start,))),
+        given.data,
+        keep=recipe.students.average if is_last else None,
+    )
+
+
+def stage_checkpoint(work: WorkFolder, name: str, number: int, count: int) -> Path:
+    """Return the checkpoint that a part of a student's training leaves."""
+    part = "" if number == count - 1 else f".part{number + 1}"
+    return work.trained("students", name + part)
+
+
+@dataclass(frozen=True)
+class GivenTargets:
+    """What a training learns from.
+
+    Attributes:
+        arguments: options of fairseq-train that say so.
+        inputs: what it reads beside the data.
+        data: the data folder.
+    """
+
+    arguments: Arguments
+    inputs: tuple[Path, ...]
+    data: Path
+
+
+def stage_targets(recipe: Recipe, work: WorkFolder, stage: Stage) -> GivenTargets:
+    """Return the targets and the data of a part of a student's training."""
+    data = KINDS[recipe.data.kind].data_folder(work)
+    outputs, subset, store = recipe.targets.arguments, "train", work.targets("train")
+    if stage.transfer is not None:
+        transfer = recipe.transfer[stage.transfer]
+        outputs = outputs | transfer.arguments
+        subset, store = transfer.subset, work.transfer(stage.transfer)
+    arguments: Arguments = {}
+    inputs: tuple[Path, ...] = ()
+    is_stored = stage.targets == "store" or stage.transfer is not None
+    if is_stored and outputs.get("targets", "references") != "references":
+        data = store / "data"  # the ensemble's own outputs
+        inputs = (store / "manifest.json",)
+    if subset != "train":
+        arguments["train-subset"] = subset
+    if stage.targets == "online":
+        inputs += teacher_paths(recipe, work)
+        arguments["ensemble-paths"] = ":".join(str(path) for path in teacher_paths(recipe, work))
+    elif stage.targets == "store":
+        stores = [store, work.targets("valid")]
+        inputs = tuple(one / "manifest.json" for one in stores)
+        arguments["target-store"] = ":".join(str(one) for one in stores)
+    return GivenTargets(arguments, inputs, data)
 
 
 def training_step(

@@ -29,7 +29,8 @@ def data_steps(recipe: Recipe, work: WorkFolder) -> list[Step]:
     source, target = recipe.languages
     folder = Path("recipes") / recipe.name
     given = recipe.given
-    names = ("train", "valid", "test", *recipe.data.tests, *recipe.data.ood)
+    further = (*recipe.data.tests, *recipe.data.unlabelled, *recipe.data.ood)
+    names = ("train", "valid", "test", *further)
     sets = [name for name in names if name not in recipe.data.permuted]
     text = Step(
         "text",
@@ -91,27 +92,50 @@ def data_steps(recipe: Recipe, work: WorkFolder) -> list[Step]:
 
 
 def target_steps(recipe: Recipe, work: WorkFolder) -> list[Step]:
-    """Stage 3: what the ensemble says about every token, stored once; none unless it is."""
-    if recipe.targets.mode != "store":
-        return []
+    """Stage 3: what the ensemble says about every token, stored once, of the sets that are used."""
+    stages = [stage for name in recipe.students.each for stage in recipe.stages_of(name)]
+    is_stored = recipe.targets.mode == "store" or any(one.targets == "store" for one in stages)
+    steps = []
+    # Students are judged on real references, whatever they train on.
+    on_references = {k: v for k, v in recipe.targets.arguments.items() if k not in _OF_OUTPUTS}
+    if recipe.targets.mode == "store" or any(
+        one.targets == "store" and one.transfer is None for one in stages
+    ):
+        train = work.targets("train")
+        steps.append(store_step("targets of train", recipe, work, "train", train))
+    if is_stored:
+        valid = work.targets("valid")
+        steps.append(store_step("targets of valid", recipe, work, "valid", valid, on_references))
+    for name in dict.fromkeys(one.transfer for one in stages if one.transfer is not None):
+        transfer, folder = recipe.transfer[name], work.transfer(name)
+        arguments = recipe.targets.arguments | transfer.arguments
+        step_name = f"targets of transfer {name}"
+        steps.append(store_step(step_name, recipe, work, transfer.subset, folder, arguments))
+    return steps
+
+
+_OF_OUTPUTS = ("targets", "outputs", "sampling", "seed")
+
+
+def store_step(
+    name: str,
+    recipe: Recipe,
+    work: WorkFolder,
+    subset: str,
+    folder: Path,
+    arguments: Arguments | None = None,
+) -> Step:
+    """Return the making of one target store; ``arguments``: None takes the recipe's."""
     source, target = recipe.languages
     teachers = teacher_paths(recipe, work)
-    steps = []
-    for subset in ("train", "valid"):
-        arguments = dict(recipe.targets.arguments)
-        if subset != "train":  # students are judged on real references, whatever they train on
-            arguments.pop("targets", None)
-        folder = work.targets(subset)
-        name = f"targets of {subset}"
-        command = (
-            "seqdistill", "cache-targets", str(work.binarised), "-s", source, "-t", target,
-            "--subset", subset, "--ensemble-paths", ":".join(map(str, teachers)),
-            "--output", str(folder), *render(arguments, name),
-        )  # fmt: skip
-        reads = (work.binarised / f"{subset}.*", work.binarised / "dict.*", *teachers)
-        outputs = (folder / "manifest.json",)
-        steps.append(Step(name, 3, command, reads, outputs, folder, resumes=True))
-    return steps
+    arguments = recipe.targets.arguments if arguments is None else arguments
+    command = (
+        "seqdistill", "cache-targets", str(work.binarised), "-s", source, "-t", target,
+        "--subset", subset, "--ensemble-paths", ":".join(map(str, teachers)),
+        "--output", str(folder), *render(arguments, name),
+    )  # fmt: skip
+    reads = (work.binarised / f"{subset}.*", work.binarised / "dict.*", *teachers)
+    return Step(name, 3, command, reads, (folder / "manifest.json",), folder, resumes=True)
 
 
 def gradient_steps(recipe: Recipe, work: WorkFolder) -> list[Step]:

@@ -53,6 +53,8 @@ class Data:
     Attributes:
         ood: the out-of-domain sets: name → what it is, in the order of the report.
         kind: ``text`` (translation) or ``speech`` (recognition).
+        unlabelled: of text: sets without references that students may learn from, by way of
+            ``transfer``: name → what it is.
         tests: of text: further test sets of the domain: decoded, and scored for quality; they take
             no part in detection.
         permuted: of text: sets of ``ood`` that are made of another set's pieces in random order:
@@ -69,6 +71,7 @@ class Data:
     target_lang: str | None = None
     pieces: Pieces | None = None
     tests: dict[str, str] = field(default_factory=dict)
+    unlabelled: dict[str, str] = field(default_factory=dict)
     permuted: dict[str, str] = field(default_factory=dict)
     prepare: Arguments = field(default_factory=dict)
     options: dict[str, Any] = field(default_factory=dict)
@@ -126,16 +129,51 @@ class Targets:
 
 
 @dataclass(frozen=True)
+class Transfer:
+    """Another set to learn from than the training set: text with the ensemble's own outputs.
+
+    Attributes:
+        subset: ``train``, or an unlabelled set, whose sources are translated.
+        arguments: options of ``seqdistill cache-targets``, over those of ``targets``.
+    """
+
+    subset: str = "train"
+    arguments: Arguments = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One part of a student's training, which starts from where the one before ended.
+
+    Attributes:
+        arguments: options of fairseq-train, over the student's own: loss, its weights, length,
+            ``freeze`` or ``train-only`` for the parts that are trained.
+        targets: ``store``, ``online`` or ``none``; None: as the student's.
+        transfer: the set that is learnt from, of ``transfer``; None: the student's.
+    """
+
+    arguments: Arguments = field(default_factory=dict)
+    targets: str | None = None
+    transfer: str | None = None
+
+
+@dataclass(frozen=True)
 class Student:
     """One distillation.
 
     Attributes:
         init: the teacher whose weights it starts from, or ``random``; None: as ``students.init``.
         arguments: its own options of fairseq-train, over those of all students.
+        targets: ``store``, ``online`` or ``none``; None: as ``targets.mode``.
+        transfer: the set that it learns from, of ``transfer``; None: the training set.
+        stages: its training in parts, one after the other; none: in one.
     """
 
     init: str | None = None
     arguments: Arguments = field(default_factory=dict)
+    targets: str | None = None
+    transfer: str | None = None
+    stages: list[Stage] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -263,6 +301,7 @@ class Recipe:
     Attributes:
         title: one line for tables and the report.
         targets: whether targets are stored, and how.
+        transfer: further sets that students can learn from, by name; text only.
         gradients: where the losses' gradients are looked at; None: nowhere.
         launch: how trainings are started.
         published: others' numbers that the results have beside ours.
@@ -288,6 +327,7 @@ class Recipe:
     decode: Decode
     assess: Assess
     targets: Targets = field(default_factory=Targets)
+    transfer: dict[str, Transfer] = field(default_factory=dict)
     gradients: Gradients | None = None
     launch: Launch = field(default_factory=Launch)
     published: list[Published] = field(default_factory=list)
@@ -321,6 +361,18 @@ class Recipe:
         """``teacher1``, ``teacher2``, …, given or to be trained."""
         count = self.teachers.count if self.given is None else len(self.given.checkpoints)
         return [f"teacher{number}" for number in range(1, count + 1)]
+
+    def stages_of(self, name: str) -> list[Stage]:
+        """Return the parts of a student's training, whole: a student without has one."""
+        student = self.students.each[name]
+        return [
+            Stage(
+                student.arguments | stage.arguments,
+                stage.targets or student.targets or self.targets.mode,
+                stage.transfer or student.transfer,
+            )
+            for stage in student.stages or [Stage()]
+        ]
 
     def models_of(self, system: str) -> list[str]:
         """Return the names of the models that a system decodes with."""

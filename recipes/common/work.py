@@ -83,6 +83,10 @@ class WorkFolder:
         """The target store of ``train`` or ``valid``."""
         return self.root / "targets" / subset
 
+    def transfer(self, name: str) -> Path:
+        """The target store of a further set to learn from, and its data."""
+        return self.root / "transfer" / name
+
     def decoded(self, system: str, name: str) -> Path:
         """Hypotheses of a system on a set."""
         return self.root / "decode" / system / f"{name}.jsonl"
