@@ -88,6 +88,7 @@ def bleu_interval(rows: Sequence[Hypothesis], value: float, resamples: int, seed
             [int(total) for total in sums[order : 2 * order]],
             int(sums[-2]),
             int(sums[-1]),
+            smooth_method="exp",  # as that of the corpus; the function's own default is none
         ).score
         for counts in tallies(len(rows), resamples, seed)
         for sums in counts @ statistics
