@@ -34,6 +34,9 @@ methods:
         outputs: [note]
         shared: true
     arguments: {criterion: proxy_dirichlet}
+    stages:
+      - {share: 0.5, targets: online, arguments: {criterion: mean_kl, train-only: encoder.*}}
+      - {share: 0.5}
   broken:
     label: broken
     source: a control that is trained and cannot be decoded
@@ -105,12 +108,18 @@ def test_runs_have_numbers_and_costs(whole: tuple[Path, str, str]) -> None:
         assert ("store_cpu_minutes" in metrics) == (run == "proxy-seed1")
     stamps = work / "stamps"
     training = json.loads((stamps / "distil-proxy-seed1.json").read_text(encoding="utf-8"))
+    first = json.loads((stamps / "distil-proxy-seed1-part-1.json").read_text(encoding="utf-8"))
     proxy = json.loads((work / "runs/proxy-seed1/results.json").read_text(encoding="utf-8"))
     note = json.loads((stamps / "note-proxy.json").read_text(encoding="utf-8"))
     assert proxy["metrics"]["train_cpu_minutes"]["value"] == pytest.approx(
-        (training["cpu_seconds"] + note["cpu_seconds"]) / 60
+        (first["cpu_seconds"] + training["cpu_seconds"] + note["cpu_seconds"]) / 60
     )
-    assert "--max-update 4" in " ".join(training["command"])
+    for part in (first, training):
+        assert "--max-update 2" in " ".join(part["command"])
+    assert "--ensemble-paths" in first["command"]
+    part = work / "students" / "proxy-seed1.part1" / "checkpoint_best.pt"
+    assert part.is_file()
+    assert training["command"][training["command"].index("--student-init") + 1] == str(part)
     control = json.loads((stamps / "distil-broken-seed1.json").read_text(encoding="utf-8"))
     assert "--target-store" not in control["command"]
     assert "--ensemble-paths" not in control["command"]

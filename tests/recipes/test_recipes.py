@@ -102,6 +102,13 @@ def test_scales_have_work_folders_of_their_own() -> None:
         ),
         (f"published=[{{{PUBLISHED}, system: end, set: a}}]", r"unknown set a in published\[0\]"),
         (f"published=[{{{PUBLISHED}, system: end, score: a}}]", r"unknown score a in published"),
+        ("students.each.end.targets=shop", "unknown mode shop in students.each.end.targets"),
+        ("students.each.end.transfer=none", "unknown set none in students.each.end.transfer"),
+        ("students.each.end.stages=[{transfer: no}]", r"in students.each.end.stages\[0\].transfer"),
+        ("transfer.more={subset: mono}", "unknown set mono in transfer.more.subset"),
+        ("students.each={a.b: {}}", "a student's name has no dots"),
+        ("data.unlabelled.permuted=again", "data.unlabelled.permuted: another set has that name"),
+        ("data.unlabelled.test=again", "that name is the in-domain set's"),
         ("jobs=0", "jobs must be at least 1"),
         ("name=other", "unknown key name"),
     ],
@@ -118,6 +125,7 @@ def test_settings_that_make_no_sense(setting: str, message: str) -> None:
         (DEMO, "data.source_lang=null", "data.source_lang and data.target_lang have to name"),
         (DEMO, "data.prepare.pieces=20", "data.prepare is for data.kind speech"),
         (SPEECH, "data.source_lang=en", "data.source_lang is for data.kind text"),
+        (SPEECH, "transfer.more={}", "transfer is for data.kind text"),
         (SPEECH, "data.pieces.size=20", "data.pieces is for data.kind text"),
         (SPEECH, "data.tests.more=again", "data.tests is for data.kind text"),
         (SPEECH, "gradients.at.teacher1=start", "gradients is for data.kind text"),
@@ -311,3 +319,59 @@ def test_more_test_sets_are_decoded_and_permuted_ones_are_made_of_pieces() -> No
     for name in ("later", "permuted"):
         assert f"--gen-subset {name}" in " ".join(steps[f"decode end on {name}"].command)
         assert Path(f"work/decode/end/{name}.jsonl") in steps["assess"].inputs
+
+
+STAGES = """
+    [{targets: none, arguments: {criterion: label_smoothed_cross_entropy, max-update: 3}},
+     {transfer: outputs, arguments: {freeze: encoder.*}},
+     {transfer: mono, targets: none}]
+"""
+
+
+def test_a_student_in_stages_starts_each_from_the_last() -> None:
+    settings = [
+        "scale=tiny",
+        "data.unlabelled.mono=sentences without references",
+        "transfer.outputs={arguments: {targets: both, outputs: 2}}",
+        "transfer.mono={subset: mono, arguments: {targets: ensemble, beam: 3}}",
+        f"students.each.end.stages={STAGES}",
+    ]
+    plan = make_plan(load(DEMO, settings), WorkFolder(Path("work")))
+    parts = {step.name: step for step in plan if step.name.startswith("distil end")}
+    names = ["distil end part 1", "distil end part 2", "distil end"]
+    assert list(parts) == names
+    folders = ["end.part1", "end.part2", "end"]
+    for name, folder in zip(names, folders, strict=True):
+        assert parts[name].outputs == (Path(f"work/students/{folder}/checkpoint_best.pt"),)
+        assert parts[name].resumes
+    lines = {name: f"{' '.join(step.command)} " for name, step in parts.items()}
+    init = "--student-init work/students/{}/checkpoint_best.pt "
+    assert init.format("end.part1") in lines[names[1]]
+    assert init.format("end.part2") in lines[names[2]]
+    assert "--student-init work/teachers/teacher1/" in lines[names[0]]
+    assert "--target-store" not in lines[names[0]]
+    assert "--max-update 3 " in lines[names[0]]
+    assert "--target-store work/transfer/outputs:work/targets/valid " in lines[names[1]]
+    assert lines[names[1]].startswith("seqdistill-fairseq-train work/transfer/outputs/data ")
+    assert "--freeze encoder.* " in lines[names[1]]
+    assert lines[names[2]].startswith("seqdistill-fairseq-train work/transfer/mono/data ")
+    assert "--train-subset mono " in lines[names[2]]
+    assert "--target-store" not in lines[names[2]]
+    by_name = {step.name: step for step in plan}
+    outputs = by_name["targets of transfer outputs"]
+    mono = by_name["targets of transfer mono"]
+    assert parts[names[1]].needs(outputs)
+    assert parts[names[2]].needs(mono)
+    assert not parts[names[0]].needs(by_name["targets of train"])
+    assert "--subset mono " in " ".join(mono.command)
+    assert "--beam 3 " in f"{' '.join(mono.command)} "
+    assert "--targets" not in " ".join(by_name["targets of valid"].command)
+    assert Path("work/data/text/mono.src") in by_name["text"].outputs
+    for number, step in enumerate(plan):
+        assert not any(step.needs(later) for later in plan[number:]), step.name
+
+
+def test_sources_without_references_have_to_be_translated() -> None:
+    settings = ["data.unlabelled.mono=text", "transfer.mono={subset: mono}"]
+    with pytest.raises(InputError, match="mono has no references, so the ensemble has to"):
+        load(DEMO, settings)
