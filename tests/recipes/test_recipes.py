@@ -104,7 +104,7 @@ def test_scales_have_work_folders_of_their_own() -> None:
         (f"published=[{{{PUBLISHED}, system: end, score: a}}]", r"unknown score a in published"),
         ("students.each.end.targets=shop", "unknown mode shop in students.each.end.targets"),
         ("students.each.end.transfer=none", "unknown set none in students.each.end.transfer"),
-        ("students.each.end.stages=[{transfer: no}]", r"in students.each.end.stages\[0\].transfer"),
+        ("students.each.end.stages=[{transfer: oh}]", r"in students.each.end.stages\[0\].transfer"),
         ("transfer.more={subset: mono}", "unknown set mono in transfer.more.subset"),
         ("students.each={a.b: {}}", "a student's name has no dots"),
         ("data.unlabelled.permuted=again", "data.unlabelled.permuted: another set has that name"),
