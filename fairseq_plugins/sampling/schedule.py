@@ -28,6 +28,7 @@ class CyclicalConfig(FairseqDataclass):
     lr: list[float] = II("optimization.lr")  # noqa: RUF009 (a string)
     save_interval_updates: int = II("checkpoint.save_interval_updates")
     no_save: bool = II("checkpoint.no_save")
+    no_epoch_checkpoints: bool = II("checkpoint.no_epoch_checkpoints")
 
 
 @register_lr_scheduler("cyclical", dataclass=CyclicalConfig)
@@ -55,7 +56,26 @@ class CyclicalSchedule(FairseqLRScheduler):
                 f"and --save-interval-updates {save} does not save them; give "
                 f"--save-interval-updates {cycle}"
             )
+        self._updates = 0
+        self._sample_at: int | None = None
         self.step_update(0)
+
+    def step(self, epoch: int, val_loss: float | None = None) -> None:
+        """Say where the sample is if a cycle has ended with an epoch.
+
+        fairseq names what it saves there after the epoch alone.
+        """
+        super().step(epoch, val_loss)
+        if self._sample_at is None or self.cfg.no_save:
+            return
+        where = f"the sample of update {self._sample_at} fell on the end of epoch {epoch}"
+        if self.cfg.no_epoch_checkpoints:
+            logger.warning(
+                f"{where}, and --no-epoch-checkpoints does not save it; choose a --cycle-updates "
+                "that does not end with an epoch"
+            )
+        else:
+            logger.info(f"{where}: it is checkpoint{epoch}.pt")
 
     def step_update(self, num_updates: int) -> float:
         """Set the learning rate of the next update, and whether it explores."""
@@ -64,8 +84,13 @@ class CyclicalSchedule(FairseqLRScheduler):
         )
         for group in self.optimizer.param_groups:
             group["explores"] = explores
-        if ended:
-            cycle = num_updates // int(self.cfg.cycle_updates)
-            logger.info(f"cycle {cycle} has ended: a sample at update {num_updates}")
+        if num_updates != self._updates:
+            # A training that goes on jumps to its updates: their sample was told of before.
+            is_new = ended and num_updates == self._updates + 1
+            self._sample_at = num_updates if is_new else None
+            self._updates = num_updates
+            if is_new:
+                cycle = num_updates // int(self.cfg.cycle_updates)
+                logger.info(f"cycle {cycle} has ended: a sample at update {num_updates}")
         self.optimizer.set_lr(rate)
         return float(rate)

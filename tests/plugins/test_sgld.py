@@ -1,11 +1,13 @@
 """SGLD in fairseq's real training: its samples, its resuming, what it refuses."""
 
+import re
 from pathlib import Path
 
 import pytest
 import torch
 
-from tests.plugins.corpus import Corpus, logged, train
+from tests.plugins.corpus import USER_DIR, Corpus, logged, train, training_arguments
+from tests.plugins.jobs import run_job
 
 SGLD = (
     "--optimizer", "sgld", "--sgld-data-size", "200", "--lr-scheduler", "cyclical",
@@ -45,6 +47,36 @@ def test_a_resumed_training_has_the_samples_of_one_that_was_not_interrupted(
     assert quiet.returncode == 0, quiet.stderr
     cold = weights_of(tmp_path / "cold" / names[0])
     assert not torch.equal(cold[name], samples[0][name])
+
+
+def test_processes_have_the_same_noise(corpus: Corpus, tmp_path: Path) -> None:
+    weights = []
+    for world in (1, 2):
+        save_dir = tmp_path / f"world{world}"
+        arguments = training_arguments(corpus, save_dir, *SGLD, "--max-update", 4)
+        arguments = [a for a in arguments if a not in ("--user-dir", str(USER_DIR))]
+        outcomes = run_job(
+            [*arguments, "--update-freq", str(2 // world)], world, tmp_path / f"logs{world}"
+        )
+        assert [one.code for one in outcomes] == [0] * world, outcomes[0].output
+        weights.append(weights_of(save_dir / "checkpoint_last.pt"))
+    for name, weight in weights[0].items():
+        torch.testing.assert_close(weights[1][name], weight, rtol=1e-3, atol=1e-3, msg=name)
+
+
+def test_a_sample_at_the_end_of_an_epoch_is_not_lost_silently(
+    corpus: Corpus, tmp_path: Path
+) -> None:
+    options = ("--cycle-updates", "1", "--save-interval-updates", "1", "--max-update", "9")
+    result = train(corpus, tmp_path, *SGLD, *options)
+    assert result.returncode == 0, result.stderr
+    said = re.findall(
+        r"the sample of update (\d) fell on the end of epoch 1, and --no-epoch-checkpoints does",
+        result.stderr + result.stdout,
+    )
+    saved = {int(path.stem.split("_")[2]) for path in tmp_path.glob("checkpoint_*_*.pt")}
+    assert len(said) == 1
+    assert saved == set(range(1, 10)) - {int(said[0])}
 
 
 @pytest.mark.parametrize(
