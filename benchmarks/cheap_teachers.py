@@ -44,7 +44,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--system", action="append", required=True, metavar="NAME=A.pt:B.pt…",
                         help="members, or a quoted glob; may be given several times")  # fmt: skip
     parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="dictionaries")
-    parser.add_argument("--sentencepiece-model", type=Path, required=True, metavar="FILE")
+    parser.add_argument("--sentencepiece-model", type=Path, metavar="FILE",
+                        help="segments the lines; without it they are pieces")  # fmt: skip
     parser.add_argument("--text", type=Path, required=True, metavar="DIR",
                         help="of recipes/tatoeba_en_de: test.en, test.de, news.en, …")  # fmt: skip
     parser.add_argument("--sets", nargs="+", default=["news", "interface", "german_source"],
