@@ -7,11 +7,13 @@ from typing import Any, Optional
 
 from fairseq import utils
 from fairseq.criterions import FairseqCriterion
+from fairseq.dataclass import ChoiceEnum
 from fairseq.models import BaseFairseqModel
 from fairseq.tasks import register_task
 from fairseq.tasks.translation import TranslationConfig, TranslationTask
 from torch import nn
 
+from fairseq_plugins.noised_sources import TEACHER_SOURCES, NoisedSources, noise_of
 from fairseq_plugins.tasks.distillation import DistillationTask, sibling_options
 from fairseq_plugins.tasks.options import DistillationOptions
 from fairseq_plugins.teachers import check_dictionaries, load_translation_member
@@ -27,6 +29,27 @@ class EnsembleTeacherTranslationConfig(DistillationOptions, TranslationConfig):
         metadata={
             "help": "train from targets that `seqdistill cache-targets` stored, and load no "
             "teacher; a store for each data subset, separated by colons"
+        },
+    )
+    source_dropout: float = field(
+        default=0.0,
+        metadata={"help": "training: chance that a piece of the source is left out"},
+    )
+    source_replacement: float = field(
+        default=0.0,
+        metadata={
+            "help": "training: chance that a piece of the source is replaced by one drawn from the "
+            "dictionary, as often as it occurs"
+        },
+    )
+    source_noise_seed: int = field(
+        default=1, metadata={"help": "of --source-dropout and --source-replacement"}
+    )
+    teacher_source: ChoiceEnum(list(TEACHER_SOURCES)) = field(  # type: ignore[valid-type]
+        default="augmented",
+        metadata={
+            "help": "with noise on the sources: what teachers read in training, the student's "
+            "noised source (augmented), or the same without noise (clean)"
         },
     )
 
@@ -73,8 +96,18 @@ class EnsembleTeacherTranslationTask(DistillationTask, TranslationTask):
         return criterion
 
     def load_dataset(self, split: str, *args: Any, **kwargs: Any) -> None:
-        """Load a subset, and open its target store."""
+        """Load a subset, and open its target store; in training its sources may get noise.
+
+        Raises:
+            InputError: the noise is impossible, or does not go with what else is asked for.
+        """
         super().load_dataset(split, *args, **kwargs)
+        if split == self.cfg.train_subset and self._student is not None:
+            noise = noise_of(self.cfg, self.source_dictionary)
+            if noise is not None:
+                self.datasets[split] = NoisedSources(
+                    self.datasets[split], noise, with_clean=str(self.cfg.teacher_source) == "clean"
+                )
         if self.stores is None:
             return
         if len(utils.split_paths(self.cfg.data)) > 1 and split == self.cfg.train_subset:

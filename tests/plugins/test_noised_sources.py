@@ -1,0 +1,110 @@
+"""Consistent teaching of text: noise on sources, read by teachers and student alike or not."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from fairseq.data import LanguagePairDataset, ListDataset
+
+from fairseq_plugins.noised_sources import NoisedSources
+from seqdistill.teachers.source_noise import SourceNoise
+from tests.plugins.corpus import Corpus, logged, run, train
+from tests.plugins.tiny_models import tiny_dictionary
+
+
+def pairs(sources: list[list[int]]) -> LanguagePairDataset:
+    """Pairs whose targets are their sources."""
+    rows = [torch.tensor(source) for source in sources]
+    sizes = [len(source) for source in sources]
+    dictionary = tiny_dictionary()
+    sides = [ListDataset(rows, sizes) for _ in range(2)]
+    return LanguagePairDataset(sides[0], sizes, dictionary, sides[1], sizes, dictionary)
+
+
+def noised(with_clean: bool) -> tuple[NoisedSources, list[list[int]]]:
+    sources = [[4 + (7 * n + k) % 18 for k in range(3 + n % 5)] + [2] for n in range(12)]
+    noise = SourceNoise(0.5, 0.2, 3, range(4, 24), [1] * 20, fixed=(0, 1, 2))
+    return NoisedSources(pairs(sources), noise, with_clean=with_clean), sources
+
+
+def test_teachers_get_the_clean_rows_in_the_order_of_the_noised_ones() -> None:
+    dataset, sources = noised(with_clean=True)
+    batch = dataset.collater([dataset[n] for n in range(12)])
+    student, teachers = batch["net_input"], batch["teacher_net_input"]
+    assert student["prev_output_tokens"] is teachers["prev_output_tokens"]
+    changed = 0
+    for row, number in enumerate(batch["id"].tolist()):
+        clean = teachers["src_tokens"][row]
+        assert clean[clean != 1].tolist() == sources[number]
+        assert int(teachers["src_lengths"][row]) == len(sources[number])
+        mine = student["src_tokens"][row]
+        expected = dataset.noise(torch.tensor(sources[number]), 1, number)
+        assert mine[mine != 1].tolist() == expected.tolist()
+        changed += expected.tolist() != sources[number]
+    assert changed > 6
+    # Sorted by noised lengths, which is not the order of the clean ones.
+    assert student["src_lengths"].tolist() == sorted(student["src_lengths"].tolist(), reverse=True)
+    assert teachers["src_lengths"].tolist() != sorted(teachers["src_lengths"].tolist())[::-1]
+
+
+def test_epochs_differ_and_come_back() -> None:
+    dataset, _ = noised(with_clean=False)
+    first = [dataset[n]["source"].tolist() for n in range(12)]
+    dataset.set_epoch(2)
+    second = [dataset[n]["source"].tolist() for n in range(12)]
+    dataset.set_epoch(1)
+    assert first == [dataset[n]["source"].tolist() for n in range(12)] != second
+    assert "teacher_net_input" not in dataset.collater([dataset[0], dataset[1]])
+
+
+OPTIONS = ("--criterion", "proxy_dirichlet", "--student-init", "1")
+
+
+def losses(result: object) -> list[float]:
+    output = getattr(result, "stdout", "") + getattr(result, "stderr", "")
+    assert getattr(result, "returncode", 1) == 0, output
+    return [record["loss"] for record in logged(output, "train_inner")]
+
+
+def test_training_goes_on_with_the_noise_of_its_epoch(corpus: Corpus, tmp_path: Path) -> None:
+    noise = [*OPTIONS, "--source-dropout", "0.3", "--source-replacement", "0.1"]
+    whole = losses(train(corpus, tmp_path / "whole", *noise, "--max-update", 12))
+    plain = losses(train(corpus, tmp_path / "plain", *OPTIONS, "--max-update", 4))
+    assert whole[:4] != plain
+    # Stopped within the second epoch, gone on in another process.
+    losses(train(corpus, tmp_path / "parts", *noise, "--max-update", 10))
+    rest = losses(train(corpus, tmp_path / "parts", *noise, "--max-update", 12))
+    assert rest == pytest.approx(whole[10:], rel=1e-4)
+    clean = losses(
+        train(corpus, tmp_path / "clean", *noise, "--teacher-source", "clean", "--max-update", 4)
+    )
+    # The same student and batches, other targets.
+    assert clean != pytest.approx(whole[:4], rel=1e-3)
+
+
+def test_a_store_goes_with_clean_teachers_only(corpus: Corpus, tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    made = run(
+        "seqdistill", "cache-targets", corpus.data, "--ensemble-paths", corpus.ensemble_paths,
+        "--output", store, "--subset", "train", "--batch-size", 4,
+    )  # fmt: skip
+    assert made.returncode == 0, made.stderr
+    given = ["--target-store", store, "--ensemble-paths", "", "--criterion", "proxy_dirichlet"]
+    given += ["--source-dropout", "0.2", "--max-update", 2, "--disable-validation"]
+    refused = train(corpus, tmp_path / "augmented", *given)
+    assert refused.returncode != 0
+    assert "are of the sources as they are; train with --ensemble-paths" in refused.stderr
+    assert len(losses(train(corpus, tmp_path / "c", *given, "--teacher-source", "clean"))) == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--source-dropout", "1.5"], "chance to drop a piece"),
+        (["--teacher-source", "clean"], "is of noised sources"),
+    ],
+)
+def test_bad_options(corpus: Corpus, tmp_path: Path, options: list[str], message: str) -> None:
+    result = train(corpus, tmp_path, *OPTIONS, "--max-update", 1, *options)
+    assert result.returncode != 0
+    assert message in result.stderr
