@@ -1,5 +1,6 @@
 """What the distillation criteria share: targets, the fused and the plain loss, and the log."""
 
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,8 +11,11 @@ from omegaconf import II
 from torch import Tensor
 
 from fairseq_plugins.criterions import distillation_metrics
+from fairseq_plugins.criterions.boundary import BoundarySamples
 from fairseq_plugins.criterions.ctc import ctc_loss
+from fairseq_plugins.criterions.relations import Relations
 from fairseq_plugins.features import gives_features, token_features
+from fairseq_plugins.placement import Teachers
 from fairseq_plugins.stores import TargetStores
 from seqdistill.errors import InputError
 from seqdistill.kernels import (
@@ -75,6 +79,37 @@ class DistillationConfig(FairseqDataclass):
             "help": "speech: weight of the CTC loss on the encoder, added to the distillation loss"
         },
     )
+    relational_weight: float = field(
+        default=0.0,
+        metadata={
+            "help": "weight of the distance between the similarity graphs of a batch's sentences "
+            "that student and teachers see, added to the loss; 0 for none"
+        },
+    )
+    relational_states: str = field(
+        default="encoder,decoder",
+        metadata={"help": "states that the graphs are of, with commas between them"},
+    )
+    relational_neighbours: int = field(
+        default=0,
+        metadata={"help": "edges of the graphs: the k nearest sentences of each; 0 for all"},
+    )
+    boundary_weight: float = field(
+        default=0.0,
+        metadata={
+            "help": "weight of the same loss on boundary samples, sources moved to where the "
+            "student's decision changes, added to the loss; 0 for none"
+        },
+    )
+    boundary_steps: int = field(
+        default=1, metadata={"help": "steps from a source to the student's boundary"}
+    )
+    boundary_reach: float = field(
+        default=0.5, metadata={"help": "largest share of other words in a boundary sample"}
+    )
+    boundary_seed: int = field(
+        default=1, metadata={"help": "of the decisions that boundary samples are made for"}
+    )
     sentence_avg: bool = II("optimization.sentence_avg")
 
 
@@ -100,6 +135,19 @@ class DistillationCriterion(FairseqCriterion):
         if not cfg.ctc_weight >= 0:
             raise InputError(f"--ctc-weight: expected 0 or more, got {cfg.ctc_weight}")
         self.cfg = cfg
+        self.relations = self.boundary = None
+        for name in ("relational_weight", "boundary_weight"):
+            if not getattr(cfg, name) >= 0:
+                option = "--" + name.replace("_", "-")
+                raise InputError(f"{option}: expected 0 or more, got {getattr(cfg, name)}")
+        if cfg.relational_weight > 0:
+            self.relations = Relations(
+                cfg.relational_weight, cfg.relational_states, cfg.relational_neighbours
+            )
+        if cfg.boundary_weight > 0:
+            self.boundary = BoundarySamples(
+                cfg.boundary_weight, cfg.boundary_steps, cfg.boundary_reach, cfg.boundary_seed
+            )
         self.num_updates = 0
         self.loss = self.distillation_loss()
         self._temperature_at(0)  # a bad schedule fails now, not after an hour
@@ -116,6 +164,22 @@ class DistillationCriterion(FairseqCriterion):
     def student_head(self, predictive: str, measures: tuple[str, ...] | None) -> StudentHead:
         """Return how the logits of a student of this criterion are read."""
         raise NotImplementedError
+
+    def meet(self, student: Any, teachers: Teachers | None) -> None:
+        """Get ready for training with these models; ``teachers`` is None with stored targets.
+
+        Raises:
+            InputError: a term of the loss cannot be had with them.
+        """
+        for term in (self.relations, self.boundary):
+            if term is None:
+                continue
+            if self.cfg.no_fused_loss:
+                raise InputError(
+                    "--relational-weight and --boundary-weight go with the fused loss; leave "
+                    "--no-fused-loss away"
+                )
+            term.meet(student, teachers)
 
     def target_stores(self, paths: str) -> TargetStores:
         """Return the stores of ``--target-store`` as this criterion needs them."""
@@ -147,9 +211,18 @@ class DistillationCriterion(FairseqCriterion):
         fused = self.training and not self.cfg.no_fused_loss and gives_features(model)
         compute = self._fused if fused else self._plain
         try:
-            loss, logging_output, extra = compute(
-                model, sample, token_mask, references, temperature
-            )
+            with ExitStack() as stack:
+                if self.relations is not None and self.training:
+                    stack.enter_context(self.relations.watching(token_mask))
+                loss, logging_output, extra = compute(
+                    model, sample, token_mask, references, temperature
+                )
+            if self.training:
+                added, logged = self._terms(
+                    compute, model, sample, token_mask, references, temperature
+                )
+                loss = loss + added
+                logging_output |= logged
             if self.cfg.ctc_weight > 0:
                 aligned, logged = ctc_loss(model, extra, sample)
                 loss = loss + self.cfg.ctc_weight * aligned
@@ -165,6 +238,33 @@ class DistillationCriterion(FairseqCriterion):
             "teacher_temperature": temperature * sample_size,
         }
         return loss, sample_size, logging_output
+
+    def _terms(
+        self,
+        compute: Any,
+        model: Any,
+        sample: dict[str, Any],
+        token_mask: Tensor,
+        references: Tensor,
+        temperature: float,
+    ) -> tuple[Tensor | float, dict[str, Any]]:
+        """Return what is added to the loss sum of a batch, and what is logged of it."""
+        total: Tensor | float = 0.0
+        logged: dict[str, Any] = {}
+        if self.relations is not None:
+            # One number a batch, so that it weighs as much beside the mean of many tokens or few.
+            count = token_mask.size(0) if self.cfg.sentence_avg else sample["ntokens"]
+            distance = self.relations.loss() * count
+            total = total + self.relations.weight * distance
+            logged["relational_loss"] = distance.data
+        if self.boundary is not None:
+            mixture = self.boundary.sample(sample, token_mask, self.num_updates)
+            with self.boundary.mixing(mixture):
+                loss, _, _ = compute(model, sample, token_mask, references, temperature)
+            total = total + self.boundary.weight * loss
+            logged["boundary_loss"] = loss.data
+            logged["boundary_share"] = mixture.share.sum()
+        return total, logged
 
     def _fused(
         self,

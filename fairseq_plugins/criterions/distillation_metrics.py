@@ -131,6 +131,12 @@ def reduce(logging_outputs: list[dict[str, Any]]) -> None:
         metrics.log_scalar("ctc_loss", total("ctc_loss") / sample_size, sample_size, round=4)
         if total("ctc_impossible"):
             metrics.log_scalar("ctc_impossible", total("ctc_impossible"), 1, round=0)
+    for name in ("relational_loss", "boundary_loss"):
+        if any(name in output for output in logging_outputs):
+            metrics.log_scalar(name, total(name) / sample_size, sample_size, round=4)
+    if any("boundary_share" in output for output in logging_outputs):
+        sentences = total("nsentences")
+        metrics.log_scalar("boundary_share", total("boundary_share") / sentences, round=4)
     temperature = total("teacher_temperature") / sample_size
     if temperature != 1:
         metrics.log_scalar("teacher_temperature", temperature, sample_size, round=3)

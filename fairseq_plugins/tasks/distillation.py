@@ -170,6 +170,7 @@ class DistillationTask(FairseqTask):
         if self._student is not None:
             self._give_outputs(self.student_head)
             attach_head(self._student, self.student_head)
+            criterion.meet(self._student, self.teachers)
         return criterion
 
     def freeze_parts(self) -> None:
