@@ -8,8 +8,8 @@ of the classes but b.
 A source sentence is moved in the space of its embeddings, and every member has embeddings of its
 own. So a sample is a mixture of words: position i reads (1 − λ) E(x_i) + λ E(c_i), with E each
 model's own table, λ one number a sentence, and c_i the word towards which the student's L_k falls
-fastest, the least g_i·E(c) with g_i the gradient of L_k by the embedding (Ebrahimi and others, 2018,
-choose flips of words so). λ is found by Newton steps on L_k(λ) = −ε.
+fastest, the least g_i·E(c) with g_i the gradient of L_k by the embedding (as Ebrahimi and others,
+2018, choose flips of words). λ is found by Newton steps on L_k(λ) = −ε.
 
 Sources: B. Heo, M. Lee, S. Yun, J. Y. Choi, "Knowledge Distillation with Adversarial Samples
 Supporting Decision Boundary", AAAI 2019 (eqs. 3 to 5); J. Ebrahimi and others, "HotFlip: White-Box
