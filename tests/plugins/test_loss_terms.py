@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from fairseq.data import Dictionary
@@ -11,8 +12,10 @@ from fairseq_plugins.criterions.boundary import BoundarySamples, _logits
 from fairseq_plugins.criterions.relations import Relations
 from fairseq_plugins.features import token_features
 from fairseq_plugins.teachers import TeacherEnsemble
-from seqdistill.losses.boundary import choose_classes, decision_margin
-from tests.plugins.corpus import Corpus, logged, train
+from seqdistill.errors import InputError
+from seqdistill.losses.boundary import choose_classes, choose_tokens, decision_margin
+from tests.plugins.corpus import Corpus, logged, training_arguments
+from tests.plugins.jobs import run_job
 from tests.plugins.tiny_models import tiny_dictionary, tiny_model
 from tests.reference import relations
 
@@ -101,10 +104,6 @@ def test_a_boundary_sample_is_nearer_to_the_boundary_and_all_models_read_it(step
     assert torch.equal(again.share, mixture.share)
     # Margins of the decisions that were drawn, before and after.
     student.eval()
-    import numpy as np
-
-    from seqdistill.losses.boundary import choose_tokens
-
     generator = torch.Generator().manual_seed(
         int(np.random.SeedSequence([1, 4, 0]).generate_state(1)[0])
     )
@@ -138,10 +137,17 @@ def test_a_boundary_sample_is_nearer_to_the_boundary_and_all_models_read_it(step
 OPTIONS = ("--student-init", "1", "--disable-validation", "--max-update", "8")
 
 
-def training(corpus: Corpus, folder: Path, *options: str) -> list[dict[str, float]]:
-    result = train(corpus, folder, *OPTIONS, *options)
-    assert result.returncode == 0, result.stdout + result.stderr
-    return logged(result.stdout + result.stderr, "train_inner")
+def training(corpus: Corpus, folder: Path, *options: str, world: int = 1) -> list[dict[str, float]]:
+    arguments = training_arguments(corpus, folder, *OPTIONS, *options)
+    outcomes = run_job(arguments, world, folder)
+    assert [outcome.code for outcome in outcomes] == [0] * world, outcomes
+    return logged(outcomes[0].output, "train_inner")
+
+
+def refusal(corpus: Corpus, folder: Path, *options: str) -> str:
+    (outcome,) = run_job(training_arguments(corpus, folder, *OPTIONS, *options), 1, folder)
+    assert outcome.code != 0
+    return outcome.output
 
 
 def test_real_trainings_log_their_terms(corpus: Corpus, tmp_path: Path) -> None:
@@ -181,20 +187,26 @@ def test_real_trainings_log_their_terms(corpus: Corpus, tmp_path: Path) -> None:
     ],
 )  # fmt: skip
 def test_bad_options(corpus: Corpus, tmp_path: Path, options: list[str], message: str) -> None:
-    result = train(corpus, tmp_path, *OPTIONS, "--criterion", "mean_kl", *options)
-    assert result.returncode != 0
-    assert message in result.stderr
+    assert message in refusal(corpus, tmp_path, "--criterion", "mean_kl", *options)
+
+
+def test_two_processes_follow_the_curve_of_two_batches_a_step(
+    corpus: Corpus, tmp_path: Path
+) -> None:
+    """The choices depend on the batch, not on which process has it."""
+    given = ["--criterion", "proxy_dirichlet", "--relational-weight", "0.5", "--max-update", "3"]
+    given += ["--boundary-weight", "0.3", "--boundary-steps", "2"]
+    one = training(corpus, tmp_path / "one", *given, "--update-freq", "2")
+    two = training(corpus, tmp_path / "two", *given, world=2)
+    assert len(one) == len(two) == 3
+    for name in ("loss", "relational_loss", "boundary_loss", "boundary_share"):
+        expected = [record[name] for record in one]
+        assert [record[name] for record in two] == pytest.approx(expected, rel=2e-3), name
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ((Relations(1.0, "encoder", 0)), "--target-store does not hold"),
-        ((BoundarySamples(1.0, 1, 0.5, 1)), "--target-store does not hold"),
-    ],
+    "term", [Relations(1.0, "encoder", 0), BoundarySamples(1.0, 1, 0.5, 1)], ids=["graphs", "moved"]
 )
-def test_stored_targets_are_refused(options: Any, message: str) -> None:
-    from seqdistill.errors import InputError
-
-    with pytest.raises(InputError, match=message):
-        options.meet(tiny_model(1, tiny_dictionary()), None)
+def test_stored_targets_are_refused(term: Any) -> None:
+    with pytest.raises(InputError, match="--target-store does not hold"):
+        term.meet(tiny_model(1, tiny_dictionary()), None)
