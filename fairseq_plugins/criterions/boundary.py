@@ -77,7 +77,7 @@ class BoundarySamples:
         """
         models = models_here(teachers, "--boundary-weight", "teachers that read the samples")
         for model in (student, *models):
-            encoder = getattr(model, "encoder", None)
+            encoder: Any = getattr(model, "encoder", None)
             if not gives_features(model) or not hasattr(encoder, "embed_tokens"):
                 raise InputError(
                     f"--boundary-weight: a {type(model).__name__} does not read embeddings of "

@@ -95,7 +95,8 @@ def steepest_words(
         raise InputError("no word of the vocabulary may be mixed in")
     table = embeddings.to(gradient.dtype)
     words, slopes = [], []
-    for rows, here in zip(gradient.split(_ROWS), tokens.split(_ROWS), strict=True):
+    for begin in range(0, len(tokens), _ROWS):
+        rows, here = (given[begin : begin + _ROWS] for given in (gradient, tokens))
         scores = (rows @ table.T).masked_fill(~allowed, torch.inf)
         least, word = scores.min(dim=-1)
         words.append(word)

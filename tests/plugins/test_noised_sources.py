@@ -94,7 +94,7 @@ def test_a_store_goes_with_clean_teachers_only(corpus: Corpus, tmp_path: Path) -
     store = tmp_path / "store"
     made = run(
         "seqdistill", "cache-targets", corpus.data, "--ensemble-paths", corpus.ensemble_paths,
-        "--output", store, "--subset", "train", "--batch-size", 4,
+        "--output", store, "--subset", "train",
     )  # fmt: skip
     assert made.returncode == 0, made.stderr
     given = ["--target-store", store, "--ensemble-paths", "", "--student-init", ""]
