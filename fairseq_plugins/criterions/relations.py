@@ -86,7 +86,7 @@ class Relations:
         def note(_module: Any, _given: Any, output: Any) -> None:
             if self._token_mask is None:
                 return
-            pooled = self._pooled(part, output)
+            pooled = self._pooled(part, output, self._token_mask)
             if is_student:
                 self._student[part] = pooled
             else:
@@ -95,10 +95,9 @@ class Relations:
 
         return note
 
-    def _pooled(self, part: str, output: Any) -> Tensor:
+    def _pooled(self, part: str, output: Any, token_mask: Tensor) -> Tensor:
         if part == "decoder":
-            assert self._token_mask is not None  # the hook looked
-            return pooled_states(output[0], self._token_mask)
+            return pooled_states(output[0], token_mask)
         (states,) = output["encoder_out"]  # (S, B, D)
         states = states.transpose(0, 1)
         counted = torch.ones(states.shape[:2], dtype=torch.bool, device=states.device)

@@ -14,6 +14,7 @@ from fairseq.tasks.translation import TranslationConfig, TranslationTask
 from torch import nn
 
 from fairseq_plugins.noised_sources import TEACHER_SOURCES, NoisedSources, noise_of
+from fairseq_plugins.stores import TargetStores
 from fairseq_plugins.tasks.distillation import DistillationTask, sibling_options
 from fairseq_plugins.tasks.options import DistillationOptions
 from fairseq_plugins.teachers import check_dictionaries, load_translation_member
@@ -102,20 +103,22 @@ class EnsembleTeacherTranslationTask(DistillationTask, TranslationTask):
             InputError: the noise is impossible, or does not go with what else is asked for.
         """
         super().load_dataset(split, *args, **kwargs)
+        noise = None
         if split == self.cfg.train_subset and self._student is not None:
             noise = noise_of(self.cfg, self.source_dictionary)
-            if noise is not None:
-                self.datasets[split] = NoisedSources(
-                    self.datasets[split], noise, with_clean=str(self.cfg.teacher_source) == "clean"
-                )
-        if self.stores is None:
-            return
+        if self.stores is not None:
+            self._open_store(self.stores, split)
+        if noise is not None:  # after the store, which is of the sources as they are
+            with_clean = str(self.cfg.teacher_source) == "clean"
+            self.datasets[split] = NoisedSources(self.datasets[split], noise, with_clean=with_clean)
+
+    def _open_store(self, stores: TargetStores, split: str) -> None:
         if len(utils.split_paths(self.cfg.data)) > 1 and split == self.cfg.train_subset:
             raise InputError(
                 f"{self.cfg.data} are several folders, a part of the epochs each; a target store "
                 "is of one folder. Join them, or train without --target-store"
             )
-        self.stores.load(split, self, required=split == self.cfg.train_subset)
+        stores.load(split, self, required=split == self.cfg.train_subset)
 
     def build_dataset_for_inference(
         self, src_tokens: Any, src_lengths: Any, constraints: Any = None
