@@ -1,10 +1,9 @@
 """fairseq plug-ins of seqdistill: give this folder to ``--user-dir``.
 
 Importing it registers the tasks ``ensemble_teacher_translation`` and
-``ensemble_teacher_speech_to_text`` and the criteria
-``proxy_dirichlet``, ``end2`` and ``mean_kl``, the optimizer ``sgld`` and the schedule
-``cyclical``, and allow-lists the few globals that fairseq's own
-checkpoints hold, so that they load on torch ≥ 2.6 without switching its safe loading off.
+``ensemble_teacher_speech_to_text``, the criteria of ``criterions/``, the optimizer ``sgld`` and the
+schedule ``cyclical``, and allow-lists the few globals that fairseq's own checkpoints hold, so that
+they load on torch ≥ 2.6 without switching its safe loading off.
 """
 
 import seqdistill

@@ -172,7 +172,7 @@ def check_no_placement(cfg: Any) -> None:
     for option, value in _placement_options(cfg):
         raise InputError(
             f"{option} {value} places teachers, but --criterion is none that distils; leave "
-            f"{option} away, or take proxy_dirichlet, end2 or mean_kl"
+            f"{option} away, or take one such as proxy_dirichlet, end2 or mean_kl"
         )
 
 

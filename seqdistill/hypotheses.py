@@ -23,8 +23,8 @@ class ModelInfo:
     Attributes:
         kind: ``ensemble`` (several ordinary models), ``dirichlet`` (one Dirichlet student, or
             several as a mixture), ``softmax`` (one ordinary model), ``hydra`` (a student with a
-            head for each member), or ``laplace``, ``gaussian`` or ``concrete`` (a student with that
-            distribution over logits).
+            head for each member), ``laplace``, ``gaussian`` or ``concrete`` (a student with that
+            distribution over logits), or ``expectations`` (one that predicts measures).
         members: number of models (or heads), at least 1.
         predictive: the distribution that was decoded: ``pe`` (product of expectations), ``ep``
             (expectation of products), ``base`` (softmax of a student's logits), ``mean`` (a

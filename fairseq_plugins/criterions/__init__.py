@@ -1,6 +1,7 @@
 """Criteria of the plug-in; importing them registers them with fairseq."""
 
 from fairseq_plugins.criterions.end2 import End2Criterion
+from fairseq_plugins.criterions.expectations import ExpectationsCriterion
 from fairseq_plugins.criterions.gated_cross_entropy import GatedCrossEntropyCriterion
 from fairseq_plugins.criterions.hydra import HydraCriterion
 from fairseq_plugins.criterions.kdgan import KdganCriterion
@@ -15,6 +16,7 @@ from fairseq_plugins.criterions.proxy_dirichlet import ProxyDirichletCriterion
 __all__ = [
     "ConcreteCriterion",
     "End2Criterion",
+    "ExpectationsCriterion",
     "GatedCrossEntropyCriterion",
     "HydraCriterion",
     "KdganCriterion",

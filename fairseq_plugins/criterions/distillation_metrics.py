@@ -15,7 +15,12 @@ from seqdistill.assessment.correlation import (
     spearman_from_joint_histogram,
 )
 from seqdistill.kernels import TokenRows
-from seqdistill.student import StudentHead
+from seqdistill.student import (
+    StudentHead,
+    expectation_measures,
+    expected_values,
+    predictive_log_probs,
+)
 from seqdistill.targets.sparse import SparseTarget
 from seqdistill.teachers import EnsembleStatistics
 from seqdistill.uncertainty import dirichlet_uncertainty
@@ -89,6 +94,29 @@ def rows_output(rows: TokenRows, V: int, head: StudentHead) -> dict[str, Any]:
     return output
 
 
+def expectations_output(
+    logits: Tensor, outputs: Tensor, rows: TokenRows, names: tuple[str, ...]
+) -> dict[str, Any]:
+    """Return what validation adds of a student of expectations.
+
+    Args:
+        logits: (N, V) of the student.
+        outputs: (N, K) beside them.
+        rows: with the ensemble's measures.
+        names: of the K expectations.
+    """
+    log_probs = predictive_log_probs(logits, None, "base")
+    student = expectation_measures(
+        names, expected_values(outputs), -(log_probs.exp() * log_probs).sum(-1)
+    )
+    found = {
+        f"_joint_{short}": joint_log_histogram(student[name], getattr(rows, name))
+        for short, name in _CORRELATED.items()
+        if name in student
+    }
+    return found | {"_joint_tu_predictive": found["_joint_tu"]}
+
+
 def members_output(
     student: EnsembleStatistics, teacher: EnsembleStatistics, references: Tensor
 ) -> dict[str, Any]:
@@ -127,6 +155,9 @@ def reduce(logging_outputs: list[dict[str, Any]]) -> None:
         name = f"ensemble_{short}"
         if any(name in output for output in logging_outputs):
             metrics.log_scalar(name, total(name) / ntokens, ntokens, round=4)
+    if any("expectations_loss" in output for output in logging_outputs):
+        expected = total("expectations_loss") / ntokens
+        metrics.log_scalar("expectations_loss", expected, ntokens, round=4)
     if any("ctc_loss" in output for output in logging_outputs):
         metrics.log_scalar("ctc_loss", total("ctc_loss") / sample_size, sample_size, round=4)
         if total("ctc_impossible"):

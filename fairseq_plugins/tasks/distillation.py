@@ -160,6 +160,10 @@ class DistillationTask(FairseqTask):
             predictive=self.cfg.predictive or "base",
             measures=self._measures,
         )
+        if self._student is not None:
+            # Before teachers are built, which draws numbers, and not in all processes as many.
+            self._give_outputs(self.student_head)
+            attach_head(self._student, self.student_head)
         target_store = getattr(self.cfg, "target_store", None)
         if target_store:
             check_store_options(self.cfg)
@@ -168,8 +172,6 @@ class DistillationTask(FairseqTask):
             in_training = self._student is not None
             self.teachers = place_teachers(self.cfg, self.load_member, in_training)
         if self._student is not None:
-            self._give_outputs(self.student_head)
-            attach_head(self._student, self.student_head)
             criterion.meet(self._student, self.teachers)
         return criterion
 

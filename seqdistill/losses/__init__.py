@@ -5,6 +5,7 @@ from typing import Any
 
 from seqdistill.losses.cross_entropy import label_smoothed_cross_entropy
 from seqdistill.losses.end2 import end2_loss
+from seqdistill.losses.expectations import expectations_loss
 from seqdistill.losses.hydra import hydra_loss
 from seqdistill.losses.mean_kl import mean_kl_loss
 from seqdistill.losses.proxy_dirichlet import (
@@ -23,6 +24,7 @@ LOSSES: dict[str, Callable[..., Any]] = {
 __all__ = [
     "LOSSES",
     "end2_loss",
+    "expectations_loss",
     "hydra_loss",
     "label_smoothed_cross_entropy",
     "mean_kl_loss",

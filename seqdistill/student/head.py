@@ -90,6 +90,12 @@ class StudentHead:
         values = dict(values)
         if values.get("measures") is not None:
             values["measures"] = tuple(values["measures"])
+        if values.get("settings") is not None:
+            # torch gives tuples back; other formats make lists of them.
+            values["settings"] = {
+                name: tuple(value) if isinstance(value, list) else value
+                for name, value in values["settings"].items()
+            }
         return cls(**values)
 
 

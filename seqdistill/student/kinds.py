@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from seqdistill.errors import InputError
+from seqdistill.student.expectations import ExpectationsKind
 from seqdistill.student.hydra import HydraKind
 from seqdistill.student.logit_space import ConcreteKind, LogitSpaceKind
 from seqdistill.student.outputs import StudentOutputs
@@ -62,4 +63,5 @@ KINDS: dict[str, HeadKind] = {
     "laplace": LogitSpaceKind("laplace"),
     "gaussian": LogitSpaceKind("gaussian"),
     "concrete": ConcreteKind(),
+    "expectations": ExpectationsKind(),
 }

@@ -8,6 +8,7 @@ from torch import Tensor
 from seqdistill.errors import InputError
 from seqdistill.student import StudentHead
 from seqdistill.uncertainty.ensemble import EnsembleEstimator
+from seqdistill.uncertainty.expectations import ExpectationRows, ExpectationsEstimator
 from seqdistill.uncertainty.logit_space import (
     LOGIT_SPACE_KINDS,
     LogitSpaceRows,
@@ -67,10 +68,28 @@ def _logit_space_rows(
     return [LogitSpaceRows(location, outputs)]
 
 
+def _expectation_rows(
+    head: StudentHead, features: Tensor, outputs: Tensor, projection: Projection
+) -> list[MemberRows]:
+    return [ExpectationRows(features, projection.weight, projection.bias, outputs)]
+
+
+def _expectations_estimator(
+    heads: Sequence[StudentHead], options: UncertaintyOptions | None
+) -> ExpectationsEstimator:
+    if len(heads) > 1:
+        raise InputError(
+            f"{len(heads)} students of expectations cannot decode together: what they disagree "
+            "about is not in what each predicts; give one --path"
+        )
+    return ExpectationsEstimator(tuple(heads[0].settings["names"]), options)
+
+
 #: Every kind with outputs beside its logits, by its name in ``StudentHead.kind``.
 READERS: dict[str, HeadReader] = {
     "hydra": HeadReader(_hydra_rows, _hydra_estimator),
     **{kind: HeadReader(_logit_space_rows, logit_space_estimator) for kind in LOGIT_SPACE_KINDS},
+    "expectations": HeadReader(_expectation_rows, _expectations_estimator),
 }
 
 

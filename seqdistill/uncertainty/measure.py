@@ -4,8 +4,17 @@ from dataclasses import dataclass
 from typing import Literal
 
 #: What produces hypotheses: several ordinary models, Dirichlet students, one ordinary model, the
-#: heads of a Hydra student, students with a distribution over logits.
-MODEL_KINDS = ("ensemble", "dirichlet", "softmax", "hydra", "laplace", "gaussian", "concrete")
+#: heads of a Hydra student, students with a distribution over logits, one of expectations.
+MODEL_KINDS = (
+    "ensemble",
+    "dirichlet",
+    "softmax",
+    "hydra",
+    "laplace",
+    "gaussian",
+    "concrete",
+    "expectations",
+)
 
 Level = Literal["token", "sequence"]
 Estimate = Literal["chain-rule", "joint", "outputs", "features"]

@@ -33,6 +33,9 @@ _MEMBERS = ("ensemble", "hydra")
 _LOGIT_SPACE = ("laplace", "gaussian", "concrete")
 _ENSEMBLE_LIKE = ("ensemble", "dirichlet", "hydra", *_LOGIT_SPACE)
 
+#: What says something at every position of what members would disagree about.
+_DECOMPOSED = (*_ENSEMBLE_LIKE, "expectations")
+
 
 def _token(
     name: str, symbol: str, kind: Kind, needs: tuple[str, ...], formula: str, source: str
@@ -83,19 +86,19 @@ _DEFAULTS = (
         "H(p̄), p̄ = mean_m p_m; Dirichlet: H(α/α₀); one model: H(p)", _DECOMPOSITION,
     ),
     _token(
-        "data_uncertainty", "DU", "data", _ENSEMBLE_LIKE,
+        "data_uncertainty", "DU", "data", _DECOMPOSED,
         "mean_m H(p_m); Dirichlet: −Σ (α/α₀)(ψ(α+1) − ψ(α₀+1))", _DECOMPOSITION,
     ),
     _token(
-        "mutual_information", "MI", "knowledge", _ENSEMBLE_LIKE,
+        "mutual_information", "MI", "knowledge", _DECOMPOSED,
         "TU − DU", _DECOMPOSITION,
     ),
     _token(
-        "epkl", "EPKL", "knowledge", _ENSEMBLE_LIKE,
+        "epkl", "EPKL", "knowledge", _DECOMPOSED,
         "−Σ p̄ mean_m ln p_m − DU; Dirichlet: (V−1)/α₀", _SEQUENCES,
     ),
     _token(
-        "reverse_mutual_information", "RMI", "knowledge", _ENSEMBLE_LIKE,
+        "reverse_mutual_information", "RMI", "knowledge", _DECOMPOSED,
         "mean_m KL(p̄‖p_m); Dirichlet: Σ (α/α₀)(ln(α/α₀) − ψ(α) + ψ(α₀))", _SEQUENCES,
     ),
     _token(

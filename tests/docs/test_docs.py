@@ -153,6 +153,7 @@ def test_the_guide_has_every_option() -> None:
 
     from fairseq_plugins.criterions.distillation import DistillationConfig
     from fairseq_plugins.criterions.end2 import End2Config
+    from fairseq_plugins.criterions.expectations import ExpectationsConfig
     from fairseq_plugins.criterions.hydra import HydraConfig
     from fairseq_plugins.criterions.kdgan import KdganConfig
     from fairseq_plugins.criterions.logit_space import LogitSpaceConfig
@@ -165,6 +166,7 @@ def test_the_guide_has_every_option() -> None:
         EnsembleTeacherTranslationConfig,
         DistillationConfig,
         End2Config,
+        ExpectationsConfig,
         HydraConfig,
         KdganConfig,
         LogitSpaceConfig,

@@ -1,26 +1,46 @@
 """Hydra students in fairseq: trained, resumed, decoded and scored by the real programs."""
 
+import io
 import math
 import os
 from pathlib import Path
 from typing import Any
 
+import fairseq.options
+import fairseq.tasks
 import pytest
 import torch
+from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 
+from fairseq_plugins.features import token_logits
 from fairseq_plugins.generation import UncertaintyScorer, UncertaintySequenceGenerator
+from fairseq_plugins.generation.loading import load_models
 from fairseq_plugins.outputs import attach_outputs
+from seqdistill.cli.main import main
+from seqdistill.errors import InputError
 from seqdistill.hypotheses import read_hypotheses
 from seqdistill.student import StudentHead
 from seqdistill.uncertainty.estimators import UncertaintyOptions
-from tests.plugins.corpus import USER_DIR, Corpus, logged, run, train
+from tests.plugins.corpus import Corpus, logged, run, training_arguments
+from tests.plugins.jobs import run_job
+from tests.plugins.scale_runs import run_together
 from tests.plugins.tiny_models import collate, tiny_batch, tiny_dictionary, tiny_model
 
-pytestmark = pytest.mark.filterwarnings("ignore:Support for mismatched key_padding_mask")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:Support for mismatched key_padding_mask"),
+    # fairseq, while a checkpoint is loaded
+    pytest.mark.filterwarnings("ignore::UserWarning:hydra"),
+]
 
 DICTIONARY = tiny_dictionary()
 HEAD = StudentHead("hydra", settings={"members": 3, "rank": 2})
 OPTIONS = ["--criterion", "hydra", "--hydra-rank", 4, "--student-init", 1]
+
+
+def train(corpus: Corpus, save_dir: Path, *options: object) -> tuple[int | None, str]:
+    """Train by the real program; return its exit status and what it printed."""
+    (outcome,) = run_job(training_arguments(corpus, save_dir, *options), 1, save_dir / "logs")
+    return outcome.code, outcome.output
 
 
 def student_and_ensemble() -> tuple[Any, list[Any]]:
@@ -92,9 +112,9 @@ def test_padding_and_batches_change_nothing() -> None:
 @pytest.fixture(scope="module")
 def trained(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     folder = tmp_path_factory.mktemp("hydra")
-    result = train(corpus, folder, *OPTIONS, "--max-update", 12, "--mix-weight", 0.1)
-    assert result.returncode == 0, result.stderr
-    return folder / "checkpoint_last.pt", result.stdout + result.stderr
+    code, output = train(corpus, folder, *OPTIONS, "--max-update", 12, "--mix-weight", 0.1)
+    assert code == 0, output
+    return folder / "checkpoint_last.pt", output
 
 
 def test_a_student_trains_and_logs_what_matters(trained: tuple[Path, str]) -> None:
@@ -137,18 +157,16 @@ def test_decoding_needs_no_flag_and_batches_change_nothing(
 
 
 def test_translating_and_scoring_by_our_own_verbs(
-    corpus: Corpus, trained: tuple[Path, str], tmp_path: Path
+    corpus: Corpus, trained: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    source, target = (corpus.data.parent / f"test.{language}" for language in ("en", "de"))
-    common = ["--path", trained[0], "--data", corpus.data, "-s", "en", "-t", "de", "--cpu"]
-    result = run("seqdistill", "translate", *common, "--input", source, "--output", tmp_path / "t")
-    assert result.returncode == 0, result.stderr
+    source, target = (str(corpus.data.parent / f"test.{language}") for language in ("en", "de"))
+    common = ["--path", str(trained[0]), "--data", str(corpus.data), "-s", "en", "-t", "de"]
+    common.append("--cpu")
+    monkeypatch.setattr("sys.stdin", io.StringIO(Path(source).read_text("utf-8")))
+    assert main(["translate", *common, "--beam", "2", "--output", str(tmp_path / "t")]) == 0
     assert {h.model.kind for h in read_hypotheses(tmp_path / "t")} == {"hydra"}
-    result = run(
-        "seqdistill", "score", *common, "--input", source, "--translations", target,
-        "--against", corpus.ensemble_paths, "--output", tmp_path / "s",
-    )  # fmt: skip
-    assert result.returncode == 0, result.stderr
+    texts = ["--source", source, "--translations", target, "--against", corpus.ensemble_paths]
+    assert main(["score", *common, *texts, "--output", str(tmp_path / "s")]) == 0
     (first, *_) = read_hypotheses(tmp_path / "s")
     assert first.model.kind == "hydra"
     assert first.against is not None
@@ -157,12 +175,11 @@ def test_translating_and_scoring_by_our_own_verbs(
 
 def test_a_training_that_is_resumed_is_the_same(corpus: Corpus, tmp_path: Path) -> None:
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    assert train(corpus, whole, *OPTIONS, "--max-update", 6).returncode == 0
-    assert (
-        train(corpus, parts, *OPTIONS, "--max-update", 3, "--save-interval-updates", 3).returncode
-        == 0
-    )
-    assert train(corpus, parts, *OPTIONS, "--max-update", 6).returncode == 0
+    runs = {
+        name: training_arguments(corpus, folder, *OPTIONS, "--max-update", updates)
+        for name, folder, updates in (("whole", whole, 6), ("begun", parts, 3), ("ended", parts, 6))
+    }
+    run_together(tmp_path / "logs", runs)
     expected, found = (
         torch.load(folder / "checkpoint_last.pt", weights_only=True)["model"]
         for folder in (whole, parts)
@@ -172,27 +189,34 @@ def test_a_training_that_is_resumed_is_the_same(corpus: Corpus, tmp_path: Path) 
         torch.testing.assert_close(found[name], weight, rtol=0, atol=0)
 
 
-def test_a_student_begins_from_one_of_its_kind(
-    corpus: Corpus, trained: tuple[Path, str], tmp_path: Path
-) -> None:
-    given = ["--criterion", "hydra", "--hydra-rank", 4, "--student-init", trained[0]]
-    result = train(corpus, tmp_path / "same", *given, "--max-update", 1, "--lr", 1e-12)
-    assert result.returncode == 0, result.stderr
-    before, after = (
-        torch.load(path, weights_only=True)["model"]["decoder.student_outputs.up"]
-        for path in (trained[0], tmp_path / "same" / "checkpoint_last.pt")
-    )
-    torch.testing.assert_close(after, before)
+def build(corpus: Corpus, *options: object) -> Any:
+    """Build student and criterion as fairseq-train does; return the student."""
+    arguments = training_arguments(corpus, corpus.data.parent / "unused", *options)
+    at = arguments.index("--user-dir")  # the plug-in is imported already
+    del arguments[at : at + 2]
+    parser = fairseq.options.get_training_parser()
+    given = fairseq.options.parse_args_and_arch(parser, input_args=arguments)
+    cfg = convert_namespace_to_omegaconf(given)
+    task = fairseq.tasks.setup_task(cfg.task)
+    model = task.build_model(cfg.model)
+    task.build_criterion(cfg.criterion)
+    return model
+
+
+def test_a_student_begins_from_one_of_its_kind(corpus: Corpus, trained: tuple[Path, str]) -> None:
+    start = ["--student-init", trained[0]]
+    student = build(corpus, "--criterion", "hydra", "--hydra-rank", 4, *start)
+    weights = torch.load(trained[0], weights_only=True)["model"]
+    assert student.state_dict().keys() == weights.keys()
+    for name, weight in student.state_dict().items():
+        assert torch.equal(weight, weights[name]), name
     for options, message in (
-        (["--criterion", "hydra", "--hydra-rank", 8], "kind hydra (members 2, rank 4)"),
+        (["--criterion", "hydra", "--hydra-rank", 8], r"kind hydra \(members 2, rank 4\), and"),
         (["--criterion", "mean_kl"], "this criterion trains a student of kind softmax"),
         (["--criterion", "cross_entropy"], "this criterion trains an ordinary model"),
     ):
-        result = train(
-            corpus, tmp_path / "other", *options, "--student-init", trained[0], "--max-update", 1
-        )
-        assert result.returncode != 0
-        assert message in result.stderr
+        with pytest.raises(InputError, match=message):
+            build(corpus, *options, *start)
 
 
 def test_what_does_not_go_is_said(
@@ -206,22 +230,21 @@ def test_what_does_not_go_is_said(
         (["--predictive", "mean"], "needs a Dirichlet student, hydra trains heads"),
         (["--ensemble-paths", paths], "a student of kind hydra, which has more outputs"),
     ):
-        result = train(corpus, tmp_path / "x", "--criterion", "hydra", *options)
-        assert result.returncode != 0
-        assert message in result.stderr, result.stderr[-2000:]
-    # A checkpoint whose heads were taken out, and one of another kind to go on from.
-    state = torch.load(trained[0], weights_only=False)
+        with pytest.raises(InputError, match=message):
+            build(corpus, "--criterion", "hydra", *options)
+    # A checkpoint whose heads were taken out.
+    state = torch.load(trained[0], weights_only=True)
     for name in [name for name in state["model"] if "student_outputs" in name]:
         del state["model"][name]
     torch.save(state, tmp_path / "bare.pt")
-    common = [corpus.data, "--batch-size", 4, "--cpu", "--quiet"]
-    result = run("seqdistill-fairseq-generate", *common, "--path", tmp_path / "bare.pt")
-    assert result.returncode != 0
-    assert "hydra with 2 heads of rank 4, but the checkpoint has no" in result.stderr
-    # fairseq's own task knows nothing of heads.
-    result = run(
-        "fairseq-generate", *common, "--path", trained[0], "--task", "translation",
-        "--user-dir", USER_DIR,
-    )  # fmt: skip
-    assert result.returncode != 0
-    assert "student_outputs" in result.stderr
+    place = (str(corpus.data), "en", "de")
+    with pytest.raises(InputError, match="hydra with 2 heads of rank 4, but the checkpoint has no"):
+        load_models([str(tmp_path / "bare.pt")], *place)
+    # What reads one row of logits, and fairseq's own search, are not given half a student.
+    (student,) = load_models([str(trained[0])], *place).models
+    sample = tiny_batch(student.decoder.dictionary, [3, 2], with_target=True)
+    with pytest.raises(InputError, match="more outputs than one row of logits"):
+        token_logits(student, sample["net_input"], sample["target"].ne(1))
+    logits = student(**sample["net_input"])
+    with pytest.raises(InputError, match=r"decode with --task ensemble_teacher_translation"):
+        student.get_normalized_probs(logits, log_probs=True)

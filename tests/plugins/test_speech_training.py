@@ -35,8 +35,10 @@ def losses(result: subprocess.CompletedProcess[str]) -> list[float]:
         (PROXY, "dirichlet"),
         (["--criterion", "end2", "--ctc-weight", "0.5"], "dirichlet"),
         (["--criterion", "mean_kl", "--mix-weight", "0.2"], "softmax"),
+        (["--criterion", "hydra", "--hydra-rank", "4", "--ctc-weight", "0.3"], "hydra"),
+        (["--criterion", "expectations"], "expectations"),
     ],
-    ids=["proxy", "end2", "mean_kl"],
+    ids=["proxy", "end2", "mean_kl", "hydra", "expectations"],
 )
 def test_a_student_trains_and_logs_what_matters(
     speech: SpeechCorpus, tmp_path: Path, options: list[str], kind: str
