@@ -36,23 +36,37 @@ def find_members(ensemble_paths: str | None) -> list[str]:
     Raises:
         InputError: nothing was given, a pattern matches nothing, or there is only one member.
     """
-    patterns = [part for part in (ensemble_paths or "").split(os.pathsep) if part]
-    if not patterns:
-        raise InputError(
-            "--ensemble-paths is empty; give the teachers' checkpoints, separated by colons, or "
-            "a quoted glob such as --ensemble-paths 'teachers/*.pt'"
-        )
-    members: list[str] = []
-    for pattern in patterns:
-        found = sorted(glob.glob(pattern)) if glob.has_magic(pattern) else [pattern]
-        if not found:
-            raise InputError(f"--ensemble-paths: nothing matches {pattern!r}")
-        members += found
+    members = expand_paths(ensemble_paths, "--ensemble-paths")
     if len(members) < 2:
         raise InputError(
             f"--ensemble-paths names 1 member ({members[0]}); an ensemble needs at least 2, one "
             "model has no disagreement to distil"
         )
+    return members
+
+
+def expand_paths(paths: str | None, option: str) -> list[str]:
+    """Return the checkpoints that an option names, one or more.
+
+    Args:
+        paths: separated by colons; each may be a glob, whose files are sorted.
+        option: for messages.
+
+    Raises:
+        InputError: nothing was given, or a pattern matches nothing.
+    """
+    patterns = [part for part in (paths or "").split(os.pathsep) if part]
+    if not patterns:
+        raise InputError(
+            f"{option} is empty; give the teachers' checkpoints, separated by colons, or a quoted "
+            f"glob such as {option} 'teachers/*.pt'"
+        )
+    members: list[str] = []
+    for pattern in patterns:
+        found = sorted(glob.glob(pattern)) if glob.has_magic(pattern) else [pattern]
+        if not found:
+            raise InputError(f"{option}: nothing matches {pattern!r}")
+        members += found
     return members
 
 

@@ -83,6 +83,10 @@ VERBS: dict[str, tuple[str, str]] = {
         "seqdistill.cli.cache_targets",
         "store an ensemble's targets of a training set, to train students without it",
     ),
+    "cache-states": (
+        "seqdistill.cli.cache_states",
+        "store teachers' hidden states of a training set, compressed, for students to learn from",
+    ),
     "cache-info": (
         "seqdistill.cli.cache_info",
         "show what is in a target store",

@@ -1,0 +1,1 @@
+"""Hidden states of teachers over a corpus, stored."""
