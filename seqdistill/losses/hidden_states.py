@@ -33,5 +33,6 @@ def hidden_state_loss(mapped: Tensor, stored: Tensor) -> tuple[Tensor, Tensor]:
             f"expected mapped and stored states of one shape (n, w), got {tuple(mapped.shape)} and "
             f"{tuple(stored.shape)}"
         )
-    gap = mapped - stored.to(mapped.dtype)
+    wide = torch.promote_types(mapped.dtype, torch.float32)
+    gap = mapped.to(wide) - stored.to(wide)
     return 0.5 * gap.square().mean(dim=-1).sum(), torch.tensor(len(mapped), device=mapped.device)

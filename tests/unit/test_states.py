@@ -153,6 +153,7 @@ def test_a_batch_has_what_was_written(tmp_path: Path) -> None:
     # Sentence 2 has 4 and 2 tokens, sentence 1 (2 and 4) is not there, then comes sentence 0.
     assert batch.rows["encoder"].tolist() == [0, 2, 6, 8]
     assert batch.rows["decoder"].tolist() == [0, 6]
+    assert store.counts == {"encoder": 4, "decoder": 2}
     for channel, rows in kept.items():
         expected = torch.cat([rows[2], rows[0]])
         torch.testing.assert_close(batch.states[channel], expected, rtol=1e-3, atol=1e-3)

@@ -51,6 +51,7 @@ class StateStore:
         self.folder, self.plan = folder, plan
         self.compressions = read_compressions(folder / COMPRESSION, plan)
         self._shards: dict[int, MappedTensors] = {}
+        self._counts: dict[str, int] | None = None
 
     @classmethod
     def open(cls, folder: str | Path) -> "StateStore":
@@ -76,6 +77,16 @@ class StateStore:
                     "store: it makes this file again and keeps the others"
                 )
         return cls(folder, plan)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Positions of each side that states are kept of, in all sentences."""
+        if self._counts is None:
+            self._counts = dict.fromkeys(self.plan.sides, 0)
+            for index in range(self.plan.shards):
+                for side in self._counts:
+                    self._counts[side] += int(self._shard(index)[f"{side}/offsets"][-1])
+        return self._counts
 
     def check_data(self, data: DataPrint) -> None:
         """Raise an :class:`InputError` unless the store is of this corpus."""
