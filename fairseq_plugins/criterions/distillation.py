@@ -2,7 +2,7 @@
 
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Optional
 
 import torch
 from fairseq.criterions import FairseqCriterion
@@ -13,6 +13,7 @@ from torch import Tensor
 from fairseq_plugins.criterions import distillation_metrics
 from fairseq_plugins.criterions.boundary import BoundarySamples
 from fairseq_plugins.criterions.ctc import ctc_loss
+from fairseq_plugins.criterions.hidden_states import HiddenStates, states_term
 from fairseq_plugins.criterions.relations import Relations
 from fairseq_plugins.features import gives_features, token_features
 from fairseq_plugins.placement import Teachers
@@ -110,6 +111,17 @@ class DistillationConfig(FairseqDataclass):
     boundary_seed: int = field(
         default=1, metadata={"help": "of the decisions that boundary samples are made for"}
     )
+    state_store: Optional[str] = field(  # noqa: UP045 (fairseq reads the annotation)
+        default=None,
+        metadata={
+            "help": "store that seqdistill cache-states made of the training set: teachers' hidden "
+            "states that the student's are to meet"
+        },
+    )
+    state_weight: float = field(
+        default=0.0,
+        metadata={"help": "weight of the distance from the stored states, added to the loss"},
+    )
     sentence_avg: bool = II("optimization.sentence_avg")
 
 
@@ -148,6 +160,7 @@ class DistillationCriterion(FairseqCriterion):
             self.boundary = BoundarySamples(
                 cfg.boundary_weight, cfg.boundary_steps, cfg.boundary_reach, cfg.boundary_seed
             )
+        self.states: HiddenStates | None = states_term(cfg.state_weight, cfg.state_store, task)
         self.num_updates = 0
         self.loss = self.distillation_loss()
         self._temperature_at(0)  # a bad schedule fails now, not after an hour
@@ -214,6 +227,8 @@ class DistillationCriterion(FairseqCriterion):
             with ExitStack() as stack:
                 if self.relations is not None and self.training:
                     stack.enter_context(self.relations.watching(token_mask))
+                if self.states is not None and self.training:
+                    stack.enter_context(self.states.watching())
                 loss, logging_output, extra = compute(
                     model, sample, token_mask, references, temperature
                 )
@@ -257,6 +272,10 @@ class DistillationCriterion(FairseqCriterion):
             distance = self.relations.loss() * count
             total = total + self.relations.weight * distance
             logged["relational_loss"] = distance.data
+        if self.states is not None:
+            distance = self.states.loss(sample, bool(self.cfg.sentence_avg))
+            total = total + self.states.weight * distance
+            logged["state_loss"] = distance.data
         if self.boundary is not None:
             mixture = self.boundary.sample(sample, token_mask, self.num_updates)
             with self.boundary.mixing(mixture):

@@ -162,7 +162,7 @@ def reduce(logging_outputs: list[dict[str, Any]]) -> None:
         metrics.log_scalar("ctc_loss", total("ctc_loss") / sample_size, sample_size, round=4)
         if total("ctc_impossible"):
             metrics.log_scalar("ctc_impossible", total("ctc_impossible"), 1, round=0)
-    for name in ("relational_loss", "boundary_loss"):
+    for name in ("relational_loss", "boundary_loss", "state_loss"):
         if any(name in output for output in logging_outputs):
             metrics.log_scalar(name, total(name) / sample_size, sample_size, round=4)
     if any("boundary_share" in output for output in logging_outputs):

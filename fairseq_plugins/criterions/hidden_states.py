@@ -107,11 +107,16 @@ def _map(D: int, compression: Any) -> nn.Linear:
     return made
 
 
-def check_state_options(weight: float, path: str | None) -> None:
-    """Refuse a weight without a store, and a store without a weight.
+def states_term(weight: float, path: str | None, task: Any) -> HiddenStates | None:
+    """Return the term of a training; None if none was asked for, or nothing is trained.
+
+    Args:
+        weight: ``--state-weight``.
+        path: ``--state-store``.
+        task: of the training; it has the student.
 
     Raises:
-        InputError: so it is, or the weight is below 0.
+        InputError: one of the options without the other, or what :class:`HiddenStates` refuses.
     """
     if not weight >= 0:
         raise InputError(f"--state-weight: expected 0 or more, got {weight}")
@@ -122,3 +127,14 @@ def check_state_options(weight: float, path: str | None) -> None:
         )
     if path and not weight:
         raise InputError("--state-store is given and --state-weight is 0; give a weight above 0")
+    if not path or task.student is None:
+        return None
+    cfg, source = task.cfg, getattr(task, "source_dictionary", None)
+    if source is None:
+        raise InputError("--state-store: hidden states are stored of text, this is speech")
+    if getattr(cfg, "source_dropout", 0) or getattr(cfg, "source_replacement", 0):
+        raise InputError(
+            "--state-store has the states of sources without noise; leave --source-dropout and "
+            "--source-replacement away"
+        )
+    return HiddenStates(weight, path, task.student, (source.pad(), task.target_dictionary.pad()))
