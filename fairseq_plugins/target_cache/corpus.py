@@ -106,8 +106,22 @@ def sentence_ids(dataset: LanguagePairDataset, index: int) -> tuple[Array, Array
     return item["source"].numpy(), item["target"].numpy()
 
 
-def data_print(dataset: LanguagePairDataset) -> DataPrint:
-    """Return the fingerprint of a corpus: the token ids of both sides of each sentence."""
+def data_print(dataset: LanguagePairDataset, *, without_target: bool = False) -> DataPrint:
+    """Return the fingerprint of a corpus: the token ids of both sides of each sentence.
+
+    Args:
+        dataset: the corpus.
+        without_target: a corpus of sources alone is one, too; its other side has no sentences.
+
+    Raises:
+        InputError: the corpus has no target side and needs one.
+    """
+    if dataset.tgt is None and without_target:
+        sources = SideHasher()
+        for index in range(len(dataset)):
+            ids = dataset[index]["source"].numpy()
+            sources.add(ids, [len(ids)])
+        return DataPrint(len(dataset), sources.result(), SideHasher().result())
     changes = (dataset.append_bos, dataset.append_eos_to_target, dataset.remove_eos_from_source)
     sides = (dataset.src, dataset.tgt)
     if not any(changes) and all(type(side) is MMapIndexedDataset for side in sides):

@@ -41,6 +41,7 @@ from seqdistill.targets.store.files import Array, MappedTensors, tensors_to_byte
 
 #: Sentences of a chunk: what a killed run has to decode again.
 CHUNK = 256
+_CHUNKS = 1 << 32  # more than any corpus has, so that no two seeds share a chunk's
 DECODING = "decoding"
 DATA = "data"
 _PLAN = "plan.json"
@@ -48,18 +49,54 @@ _PLAN = "plan.json"
 
 @dataclass(frozen=True)
 class Search:
-    """Beam search.
+    """How outputs are found: beam search, or drawn.
 
     Attributes:
-        beam: its size.
+        beam: its size; of no meaning where outputs are drawn.
         max_len_a: outputs have at most ``max_len_a`` · source length + ``max_len_b`` pieces, of the
             longest source decoded together.
         max_len_b: see above.
+        outputs: of each source: the best, or so many draws, which may be equal.
+        sampling: draw every piece from the members' mean distribution instead of searching.
+        seed: of the draws.
     """
 
     beam: int = 5
     max_len_a: float = 1.2
     max_len_b: int = 10
+    outputs: int = 1
+    sampling: bool = False
+    seed: int = 0
+
+    def check(self) -> None:
+        """Check that the numbers go together.
+
+        Raises:
+            InputError: they do not.
+        """
+        if self.outputs < 1 or (not self.sampling and self.outputs > self.beam):
+            raise InputError(
+                f"--outputs: expected 1 to {self.beam}, the size of the beam, got {self.outputs}; "
+                "give a larger --beam, or --sampling"
+            )
+
+    def described(self) -> dict[str, Any]:
+        """Return what outputs depend on; of one best output as stores had it before others were."""
+        fields = asdict(self)
+        if not self.sampling:
+            fields = {k: v for k, v in fields.items() if k not in ("sampling", "seed")}
+        return {k: v for k, v in fields.items() if (k, v) != ("outputs", 1)}
+
+    def settings(self) -> GenerationConfig:
+        """Return fairseq's options: as many hypotheses as its beam has room for."""
+        width = self.outputs if self.sampling else self.beam
+        return GenerationConfig(
+            beam=width,
+            nbest=self.outputs,
+            max_len_a=self.max_len_a,
+            max_len_b=self.max_len_b,
+            sampling=self.sampling,
+        )
 
 
 @dataclass(frozen=True)
@@ -94,14 +131,17 @@ class DecodingWork:
         if use_cuda:
             for model in models:
                 model.cuda()
-        settings = GenerationConfig(**asdict(self.search))
+        settings = self.search.settings()
         # fairseq's own generator: nobody asks these hypotheses for their uncertainty.
         generator = task.build_generator(models, settings, seq_gen_cls=SequenceGenerator)
-        max_tokens = max(1, self.max_tokens // self.search.beam)
+        max_tokens = max(1, self.max_tokens // settings.beam)
+        wanted = self.search.outputs
 
         def decode(chunk: int) -> Iterator[int]:
             sentences = chunk_sentences(chunk, len(dataset))
-            outputs: dict[int, Array] = {}
+            outputs: dict[int, list[Array]] = {}
+            if self.search.sampling:  # a chunk's draws do not depend on who makes it, and when
+                torch.manual_seed(self.search.seed * _CHUNKS + chunk)
             for sentence in sentences:
                 if dataset.src_sizes[sentence] > longest:
                     raise InputError(
@@ -112,9 +152,14 @@ class DecodingWork:
                 sample = collate(dataset, batch, use_cuda)
                 found = generator.generate(models, sample)
                 for sentence, hypotheses in zip(sample["id"].tolist(), found, strict=True):
-                    outputs[sentence] = hypotheses[0]["tokens"].cpu().numpy()
+                    if len(hypotheses) < wanted:
+                        raise InputError(
+                            f"sentence {sentence}: expected {wanted} outputs, the search found "
+                            f"{len(hypotheses)}; give a larger --max-len-b or fewer --outputs"
+                        )
+                    outputs[sentence] = [one["tokens"].cpu().numpy() for one in hypotheses[:wanted]]
                 yield len(batch)
-            ordered = [outputs[sentence] for sentence in sentences]
+            ordered = [output for sentence in sentences for output in outputs[sentence]]
             arrays: dict[str, Array] = {
                 "ids": np.concatenate(ordered).astype(np.uint32),
                 "offsets": np.cumsum([0, *map(len, ordered)], dtype=np.int64),
@@ -171,7 +216,12 @@ def begin_decoding(store: Path, plan: dict[str, Any], sentences: int) -> list[in
 
 
 def write_data(
-    store: Path, corpus: CorpusPlace, dataset: LanguagePairDataset, *, with_references: bool
+    store: Path,
+    corpus: CorpusPlace,
+    dataset: LanguagePairDataset,
+    *,
+    with_references: bool,
+    outputs: int = 1,
 ) -> None:
     """Make the data folder of the outputs, whole or not at all; chunks are removed afterwards.
 
@@ -180,15 +230,18 @@ def write_data(
         corpus: what was decoded; its other subsets are linked, its dictionaries copied.
         dataset: of the corpus.
         with_references: put the corpus itself before the outputs.
+        outputs: of each source; they come one after the other.
     """
     part = store / (DATA + ".part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir()
-    outputs = _outputs(store / DECODING, len(dataset))
+    decoded = _outputs(store / DECODING, len(dataset))
     items = [dataset[index] for index in range(len(dataset))] if with_references else []
     sources = [item["source"] for item in items]
-    sources += [dataset[index]["source"] for index in range(len(dataset))]
-    targets = [item["target"] for item in items] + outputs
+    sources += [
+        source for index in range(len(dataset)) for source in [dataset[index]["source"]] * outputs
+    ]
+    targets = [item["target"] for item in items] + decoded
     prefix = f"{corpus.subset}.{corpus.source}-{corpus.target}"
     with disk_errors(part):
         for language, dictionary, sentences in (

@@ -120,7 +120,8 @@ class Caching:
         self.source_symbols = list(task.source_dictionary.symbols)
         self.target_symbols = list(task.target_dictionary.symbols)
         self.settings = self._settings()
-        self.input = data_print(dataset)
+        options.search.check()
+        self.input = data_print(dataset, without_target=options.targets == "ensemble")
         fitting = fitting_tokens(len(self.target_symbols), has_cuda(options.use_cpu))
         self.max_tokens = options.max_tokens or fitting
 
@@ -128,9 +129,12 @@ class Caching:
         """Return what would be done, as JSON keeps it; nothing is written."""
         settings, options = self.settings, self.options
         data = self.input
-        copies = 2 if options.targets == "both" else 1
-        # The outputs' tokens are not known before they are decoded; as many as the references'.
-        tokens, sentences = copies * data.target.tokens, copies * data.sentences
+        copies = 0 if options.targets == "references" else options.search.outputs
+        copies += options.targets != "ensemble"
+        # The outputs' tokens are not known before they are decoded; as many as the references', or
+        # as the sources' where there are none.
+        references = data.target.tokens or data.source.tokens
+        tokens, sentences = copies * references, copies * data.sentences
         sums = 8 * (3 if settings.for_end2 else 2) * settings.vocabulary_size
         per_token = settings.widest * settings.bytes_per_entry + 4 * len(settings.columns)
         return {
@@ -203,7 +207,7 @@ class Caching:
             "teachers": [asdict(teacher) for teacher in self._teacher_prints],
             "teachers dtype": self.options.ensemble_dtype,
             "data": asdict(self.input),
-            "search": asdict(search),
+            "search": search.described(),
             "with references": self.options.targets == "both",
         }
         chunks = begin_decoding(self.folder, plan, count)
@@ -215,7 +219,13 @@ class Caching:
         if not (self.folder / DATA).is_dir():
             _, dataset = self.corpus.load()
             both = self.options.targets == "both"
-            write_data(self.folder, self.corpus, dataset, with_references=both)
+            write_data(
+                self.folder,
+                self.corpus,
+                dataset,
+                with_references=both,
+                outputs=search.outputs,
+            )
 
     def _settings(self) -> StoreSettings:
         options = self.options
@@ -229,7 +239,7 @@ class Caching:
             "ensemble_dtype": options.ensemble_dtype,
         }
         if options.targets != "references":
-            origin |= asdict(options.search)
+            origin |= options.search.described()
         return StoreSettings(
             vocabulary_size=V,
             members=len(self.teachers.paths),

@@ -62,6 +62,20 @@ def _add_targets(parser: argparse.ArgumentParser) -> None:
         "--beam", type=positive, default=5, metavar="N", help="size of the beam for outputs"
     )
     group.add_argument(
+        "--outputs",
+        type=positive,
+        default=1,
+        metavar="N",
+        help="outputs of each source: the N best of the beam, or N draws",
+    )
+    group.add_argument(
+        "--sampling",
+        action="store_true",
+        help="draw outputs, piece by piece, from the members' mean distribution instead of "
+        "searching for the best",
+    )
+    group.add_argument("--seed", type=int, default=0, metavar="N", help="of the draws")
+    group.add_argument(
         "--max-len-a",
         type=float,
         default=1.2,
@@ -181,7 +195,9 @@ def _options(args: argparse.Namespace) -> "CacheOptions":
         target=args.target_lang,
         subset=args.subset,
         targets=args.targets,
-        search=Search(args.beam, args.max_len_a, args.max_len_b),
+        search=Search(
+            args.beam, args.max_len_a, args.max_len_b, args.outputs, args.sampling, args.seed
+        ),
         top_k=args.top_k,
         tail_bound=args.tail_mass,
         max_k=args.max_k,
