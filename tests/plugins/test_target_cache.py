@@ -242,6 +242,68 @@ def test_outputs_of_the_ensemble(
         make(corpus, path, **options)
 
 
+def outputs_of(path: Path, split: str = "train") -> list[list[int]]:
+    dataset = training_task(path / "data", split).dataset(split)
+    return [dataset[index]["target"].tolist() for index in range(len(dataset))]
+
+
+def test_several_outputs_of_each_source(corpus: Corpus, tmp_path: Path) -> None:
+    """The best of the beam in their order, each beside its source; the first is the single best."""
+    options: dict[str, Any] = {"targets": "ensemble", "max_tokens": 60, "top_k": 4}
+    single = make(corpus, tmp_path / "single", search=Search(3, 0.0, 9), **options)
+    several = make(corpus, tmp_path / "several", search=Search(3, 0.0, 9, outputs=2), **options)
+    best, both = outputs_of(single), outputs_of(several)
+    assert len(both) == 2 * len(best) == 64
+    assert both[::2] == best
+    assert all(first != second for first, second in zip(both[::2], both[1::2], strict=True))
+    original = training_task(corpus.data).dataset("train")
+    doubled = training_task(several / "data").dataset("train")
+    for index in (0, 1, 62, 63):
+        assert torch.equal(doubled[index]["source"], original[index // 2]["source"])
+    with pytest.raises(InputError, match="search outputs"):
+        make(corpus, several, search=Search(3, 0.0, 9, outputs=3), **options)
+    with pytest.raises(InputError, match="--outputs: expected 1 to 3, the size of the beam, got 4"):
+        make(corpus, tmp_path / "wide", search=Search(3, outputs=4), **options)
+
+
+def test_drawn_outputs_follow_their_seed(
+    corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options: dict[str, Any] = {"targets": "ensemble", "max_tokens": 60, "top_k": 4}
+
+    def drawn(name: str, seed: int) -> list[list[int]]:
+        search = Search(1, 0.0, 9, outputs=3, sampling=True, seed=seed)
+        return outputs_of(make(corpus, tmp_path / name, search=search, **options))
+
+    first = drawn("first", 1)
+    assert len(first) == 3 * 32
+    assert any(a != b for a, b in zip(first[::3], first[1::3], strict=True))
+    assert drawn("again", 1) == first
+    assert drawn("other", 2) != first
+
+
+def test_one_best_is_described_as_stores_have_it() -> None:
+    """Stores from before there were several outputs stay what they are."""
+    assert Search().described() == {"beam": 5, "max_len_a": 1.2, "max_len_b": 10}
+    assert Search(outputs=2).described() == Search().described() | {"outputs": 2}
+    drawn = Search(sampling=True).described()
+    assert drawn == Search().described() | {"sampling": True, "seed": 0}
+
+
+def test_sources_alone_are_translated(corpus: Corpus, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(corpus.data, data)
+    for path in corpus.data.glob("test.en-de.en.*"):
+        shutil.copyfile(path, data / path.name.replace("test.", "mono."))
+    given: dict[str, Any] = {"data": str(data), "subset": "mono", "top_k": 4, "max_tokens": 60}
+    path = make(corpus, tmp_path / "store", targets="ensemble", search=Search(2, 0.0, 9), **given)
+    assert len(outputs_of(path, "mono")) == 8
+    task = training_task(path / "data", "mono")
+    assert open_store(path, task, "mono").store.sentences == 8
+    with pytest.raises(InputError, match="no target side"):
+        make(corpus, tmp_path / "references", **given)
+
+
 def test_killed_decoding_goes_on(
     corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
