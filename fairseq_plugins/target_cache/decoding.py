@@ -41,7 +41,6 @@ from seqdistill.targets.store.files import Array, MappedTensors, tensors_to_byte
 
 #: Sentences of a chunk: what a killed run has to decode again.
 CHUNK = 256
-_CHUNKS = 1 << 32  # more than any corpus has, so that no two seeds share a chunk's
 DECODING = "decoding"
 DATA = "data"
 _PLAN = "plan.json"
@@ -141,7 +140,9 @@ class DecodingWork:
             sentences = chunk_sentences(chunk, len(dataset))
             outputs: dict[int, list[Array]] = {}
             if self.search.sampling:  # a chunk's draws do not depend on who makes it, and when
-                torch.manual_seed(self.search.seed * _CHUNKS + chunk)
+                # torch's generator on the CPU has 32 bits of seed: both numbers are mixed into them.
+                mixed = np.random.SeedSequence([self.search.seed, chunk]).generate_state(1)
+                torch.manual_seed(int(mixed[0]))
             for sentence in sentences:
                 if dataset.src_sizes[sentence] > longest:
                     raise InputError(
