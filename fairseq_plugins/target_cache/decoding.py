@@ -140,7 +140,7 @@ class DecodingWork:
             sentences = chunk_sentences(chunk, len(dataset))
             outputs: dict[int, list[Array]] = {}
             if self.search.sampling:  # a chunk's draws do not depend on who makes it, and when
-                # torch's generator on the CPU has 32 bits of seed: both numbers are mixed into them.
+                # torch on the CPU has 32 bits of seed: both numbers are mixed into them.
                 mixed = np.random.SeedSequence([self.search.seed, chunk]).generate_state(1)
                 torch.manual_seed(int(mixed[0]))
             for sentence in sentences:
