@@ -81,7 +81,7 @@ def training_of(cfg: Any, zero: Mapping[str, Any]) -> Training | None:
     student = size_of_settings(settings)
     if student is None:
         return None
-    members = find_members(task.ensemble_paths)
+    members = find_members(task.ensemble_paths, least=1)
     try:
         sizes = [checkpoint_size(member) for member in members]
     except InputError as error:

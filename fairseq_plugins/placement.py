@@ -121,7 +121,9 @@ class ShardedTeachers:
 _MASK = "token_mask"
 
 
-def place_teachers(cfg: Any, load: Callable[[str], nn.Module], in_training: bool) -> Teachers:
+def place_teachers(
+    cfg: Any, load: Callable[[str], nn.Module], in_training: bool, least: int = 2
+) -> Teachers:
     """Load the ensemble of ``--ensemble-paths`` where ``--teacher-placement`` says.
 
     Args:
@@ -129,6 +131,7 @@ def place_teachers(cfg: Any, load: Callable[[str], nn.Module], in_training: bool
         load: makes a model of a path.
         in_training: False where a checkpoint's options are used again, to validate it: its
             processes need not be as many.
+        least: members that the criterion needs.
 
     Raises:
         InputError: options contradict one another or the number of processes, or a checkpoint is
@@ -140,7 +143,7 @@ def place_teachers(cfg: Any, load: Callable[[str], nn.Module], in_training: bool
             f"--teacher-group-size {asked} is of --teacher-placement shard, got "
             f"--teacher-placement {placement}; leave one of them away"
         )
-    paths = together(lambda: find_members(cfg.ensemble_paths))
+    paths = together(lambda: find_members(cfg.ensemble_paths, least))
     dtype = str(cfg.ensemble_dtype)
     if placement != "shard" or (world_size() == 1 and not in_training):
         offload = placement == "offload"

@@ -20,14 +20,21 @@ class TargetStores:
         loss: what is trained; a store must hold what it needs.
         temperature: the teachers', that of the training's criterion.
         is_annealed: whether the criterion lets it fall.
+        least_members: that the criterion needs.
 
     Raises:
         InputError: the teachers' temperature is annealed, which needs the teachers themselves.
     """
 
     def __init__(
-        self, paths: str, loss: DistillationLoss, temperature: float, is_annealed: bool
+        self,
+        paths: str,
+        loss: DistillationLoss,
+        temperature: float,
+        is_annealed: bool,
+        least_members: int = 2,
     ) -> None:
+        self.least_members = least_members
         self.paths = [path for path in paths.split(os.pathsep) if path]
         self.loss = loss
         self.temperature = temperature
@@ -74,6 +81,11 @@ class TargetStores:
             raise InputError(
                 f"{path}: its teachers were read at temperature {settings.temperature}, "
                 f"{option} has {expected}; make the store again with --temperature {expected}"
+            )
+        if settings.members < self.least_members:
+            raise InputError(
+                f"{path} is of 1 model, which has no disagreement to distil; make a store of at "
+                "least 2, or train with mean_kl or kdgan"
             )
         if self.loss.needs_mean_log_probs and not settings.for_end2:
             raise InputError(f"{path} does not hold what end2 needs; make it again with --for-end2")

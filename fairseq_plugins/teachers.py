@@ -27,20 +27,21 @@ logger = logging.getLogger(__name__)
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
-def find_members(ensemble_paths: str | None) -> list[str]:
+def find_members(ensemble_paths: str | None, least: int = 2) -> list[str]:
     """Return the checkpoints that ``--ensemble-paths`` names.
 
     Args:
         ensemble_paths: paths separated by colons; each may be a glob, whose files are sorted.
+        least: members that must be there; 1 where a mean is all that is distilled.
 
     Raises:
-        InputError: nothing was given, a pattern matches nothing, or there is only one member.
+        InputError: nothing was given, a pattern matches nothing, or there are too few members.
     """
     members = expand_paths(ensemble_paths, "--ensemble-paths")
-    if len(members) < 2:
+    if len(members) < least:
         raise InputError(
             f"--ensemble-paths names 1 member ({members[0]}); an ensemble needs at least 2, one "
-            "model has no disagreement to distil"
+            "model has no disagreement to distil (its mean alone is distilled by mean_kl or kdgan)"
         )
     return members
 
@@ -154,7 +155,7 @@ class TeacherEnsemble:
             accumulator.add(
                 model.get_normalized_probs((logits.float(), None), log_probs=True), path
             )
-        return accumulator.statistics()
+        return accumulator.statistics(least=1)  # how many there must be was seen to before
 
     def _running(self, device: torch.device) -> Iterable[nn.Module]:
         """Give each model when it is on the device; it may be used until the next is asked for."""

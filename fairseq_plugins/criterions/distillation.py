@@ -134,6 +134,8 @@ class DistillationCriterion(FairseqCriterion):
     """
 
     needs_teachers = True
+    #: 1 where a mean is all that is distilled, so that one model can teach.
+    least_members = 2
 
     def __init__(self, cfg: DistillationConfig, task: Any) -> None:
         super().__init__(task)
@@ -198,7 +200,7 @@ class DistillationCriterion(FairseqCriterion):
         """Return the stores of ``--target-store`` as this criterion needs them."""
         initial = self._temperature_at(0)
         annealed = initial != 1 and self.cfg.temperature_anneal_end > 0
-        return TargetStores(paths, self.loss, initial, annealed)
+        return TargetStores(paths, self.loss, initial, annealed, self.least_members)
 
     def set_num_updates(self, num_updates: int) -> None:
         """Tell the temperature schedule the time."""

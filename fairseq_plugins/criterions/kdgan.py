@@ -69,6 +69,7 @@ class KdganCriterion(DistillationCriterion):
     """Distil in a game; the other players' weights are the criterion's, in the checkpoint."""
 
     cfg: KdganConfig
+    least_members = 1
 
     def __init__(self, cfg: KdganConfig, task: Any) -> None:
         super().__init__(cfg, task)

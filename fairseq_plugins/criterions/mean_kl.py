@@ -12,6 +12,8 @@ from seqdistill.student import StudentHead
 class MeanKLCriterion(DistillationCriterion):
     """Distil an ensemble's mean distribution into an ordinary model."""
 
+    least_members = 1
+
     def distillation_loss(self) -> DistillationLoss:
         """Return the KL from the ensemble's mean."""
         return DistillationLoss(

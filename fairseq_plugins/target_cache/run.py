@@ -113,7 +113,7 @@ class Caching:
         self.folder = Path(options.output)
         refuse_foreign(self.folder)
         self.corpus = CorpusPlace.find(options.data, options.source, options.target, options.subset)
-        paths = tuple(find_members(options.ensemble_paths))
+        paths = tuple(find_members(options.ensemble_paths, least=1))
         self.teachers = TeacherPlace(paths, options.ensemble_dtype, options.use_cpu)
         self._teacher_prints = tuple(TeacherPrint.of(path) for path in paths)
         task, dataset = self.corpus.load()

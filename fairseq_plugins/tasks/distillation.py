@@ -170,7 +170,9 @@ class DistillationTask(FairseqTask):
             self.stores = criterion.target_stores(target_store)
         else:
             in_training = self._student is not None
-            self.teachers = place_teachers(self.cfg, self.load_member, in_training)
+            self.teachers = place_teachers(
+                self.cfg, self.load_member, in_training, criterion.least_members
+            )
         if self._student is not None:
             criterion.meet(self._student, self.teachers)
         return criterion
@@ -212,7 +214,7 @@ class DistillationTask(FairseqTask):
     def _initialise(self, model: BaseFairseqModel, student_init: str) -> None:
         path = student_init
         if student_init.isdecimal():
-            members = find_members(self.cfg.ensemble_paths)
+            members = find_members(self.cfg.ensemble_paths, least=1)
             if not 1 <= int(student_init) <= len(members):
                 raise InputError(
                     f"--student-init {student_init}: expected a path or a member from 1 to "

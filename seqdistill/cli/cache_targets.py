@@ -39,7 +39,8 @@ def add_parser(subparsers: Any) -> None:
         "--ensemble-paths",
         required=True,
         metavar="A.pt:B.pt…",
-        help="teachers' checkpoints with colons between them, or a quoted glob; at least two",
+        help="teachers' checkpoints with colons between them, or a quoted glob; one alone serves "
+        "mean_kl and kdgan",
     )
     parser.add_argument("--output", required=True, metavar="DIR", help="folder of the store")
     add_language_options(parser)

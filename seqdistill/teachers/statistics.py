@@ -108,13 +108,16 @@ class StatisticsAccumulator:
                 total.add_(term)
         self.count += 1
 
-    def statistics(self) -> EnsembleStatistics:
+    def statistics(self, least: int = 2) -> EnsembleStatistics:
         """Return the statistics of the members added so far.
 
+        Args:
+            least: members that must be there; 1 where only their mean is of interest.
+
         Raises:
-            InputError: fewer than two members were added, or one gave NaN (the member is named).
+            InputError: fewer members were added, or one gave NaN (the member is named).
         """
-        if self.count < 2 or self.sums is None:
+        if self.count < least or self.sums is None:
             raise InputError(
                 f"an ensemble needs at least 2 members, got {self.count}; one model has no "
                 "disagreement to distil"

@@ -11,7 +11,7 @@ from fairseq.data import Dictionary
 from fairseq_plugins.checkpoints import load_checkpoint
 from fairseq_plugins.teachers import TeacherEnsemble, find_members, translation_loader
 from seqdistill.errors import InputError
-from tests.plugins.corpus import Corpus, run, save_teacher, training_arguments
+from tests.plugins.corpus import Corpus, logged, run, save_teacher, train, training_arguments
 
 
 def train_with(corpus: Corpus, save_dir: Path, *options: object) -> tuple[int, str]:
@@ -158,3 +158,32 @@ def test_options_that_cannot_be(
     assert code == 1
     assert message in error
     assert not (tmp_path / "checkpoint_last.pt").exists()
+
+
+def test_one_model_teaches_its_mean_alone(corpus: Corpus, tmp_path: Path) -> None:
+    """Ordinary distillation, online and from a store: EnD takes one teacher, others need two."""
+    teacher = corpus.teachers[0]
+    store = f"{tmp_path / 'train'}:{tmp_path / 'valid'}"
+    for subset in ("train", "valid"):
+        made = run(
+            "seqdistill", "cache-targets", corpus.data, "--ensemble-paths", teacher, "--subset",
+            subset, "--output", tmp_path / subset, "--top-k", 24,
+        )  # fmt: skip
+        assert made.returncode == 0, made.stderr
+    losses = []
+    for name, given in (
+        ("online", ["--ensemble-paths", teacher]),
+        ("store", ["--ensemble-paths", "", "--target-store", store]),
+    ):
+        result = train(corpus, tmp_path / name, "--criterion", "mean_kl", "--max-update", 4, *given)
+        assert result.returncode == 0, result.stderr[-2000:]
+        records = logged(result.stdout + result.stderr, "train_inner")
+        assert [record["ensemble_mi"] for record in records] == [0] * 4
+        losses.append([record["loss"] for record in records])
+    assert losses[0] == pytest.approx(losses[1], rel=0.02)
+    code, error = train_with(
+        corpus, tmp_path, "--criterion", "proxy_dirichlet", "--ensemble-paths", "",
+        "--target-store", store,
+    )  # fmt: skip
+    assert code == 1
+    assert "is of 1 model, which has no disagreement to distil" in error
