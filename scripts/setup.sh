@@ -22,7 +22,7 @@ fail() {
 }
 
 fingerprint() { # of everything that the environment depends on
-  { printf '%s\n' "$root"; cat "$root/constraints.txt" "$root/pyproject.toml"; } |
+  { printf '%s\n' "$root"; cat "$root/constraints.txt" "$root/pyproject.toml" "$root/scripts/setup.sh"; } |
     if command -v sha256sum >/dev/null; then sha256sum; else shasum -a 256; fi
 }
 
