@@ -67,7 +67,12 @@ class ExpectationOutputs(StudentOutputs):
 
 
 def expected_values(outputs: Tensor) -> Tensor:
-    """Return softplus(o) of outputs (..., K): what they predict, nats, float32 at least."""
+    """Return softplus(o) of outputs (..., K): what they predict, nats, float32 at least.
+
+    Example:
+        >>> expected_values(torch.tensor([0.0, 20.0]))
+        tensor([ 0.6931, 20.0000])
+    """
     wide = outputs.to(torch.promote_types(outputs.dtype, torch.float32))
     return nn.functional.softplus(wide)
 

@@ -256,7 +256,10 @@ def test_unusable_options(
     [
         ("title = ", "m.toml: "),
         ('title = "x"', "expected at least one [[system]]"),
-        ('colour = "x"', "unknown key colour; known are settings, system, title"),
+        (
+            'colour = "x"',
+            "unknown key colour; known are groups, settings, system, title, training_text",
+        ),
         ('[[system]]\nname = "a"', "system 1: expected a text 'in_domain', got None"),
         ('[[system]]\nname = "a"\nin_domain = "x"\nood = 1', "system 1: unknown key ood"),
         ('[[system]]\nname = "a"\nin_domain = "x"\nscores = {b = "c"}', "'b' must be a number"),

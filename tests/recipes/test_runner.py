@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import os
+import resource
 import sys
 import threading
 import time
@@ -283,7 +284,9 @@ def test_a_step_says_what_it_used_with_its_children(bench: Bench) -> None:
     bench.run()
     stamp = json.loads((bench.root / "stamps" / "burn.json").read_text())
     assert 0.4 <= stamp["cpu_seconds"] < 10
-    assert 150 << 20 <= stamp["peak_bytes"] < 1 << 30
+    # The kernel counts what this process held when it started the step as the step's, too.
+    own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    assert 150 << 20 <= stamp["peak_bytes"] < max(1 << 30, 2 * own)
     assert stamp["name"] == step.name
 
 
