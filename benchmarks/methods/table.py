@@ -131,14 +131,14 @@ def _mean_end(values: Sequence[Mapping[str, Any]], end: str) -> float | None:
 
 
 def write_rows(path: Path, rows: Sequence[Row]) -> None:
-    """Write rows as CSV; numbers have six significant digits."""
+    """Write rows as CSV; numbers in full, so that tables made of the file are those of the rows."""
     with atomic_write(path) as handle:
         writer = csv.DictWriter(handle, [field.name for field in fields(Row)], lineterminator="\n")
         writer.writeheader()
         for row in rows:
             values = asdict(row) | {"seeds": " ".join(map(str, row.seeds))}
             writer.writerow(
-                {k: f"{v:.6g}" if isinstance(v, float) else v for k, v in values.items()}
+                {k: repr(float(v)) if isinstance(v, float) else v for k, v in values.items()}
             )
 
 
