@@ -15,7 +15,7 @@ from fairseq_plugins.criterions.boundary import BoundarySamples
 from fairseq_plugins.criterions.ctc import ctc_loss
 from fairseq_plugins.criterions.hidden_states import HiddenStates, states_term
 from fairseq_plugins.criterions.relations import Relations
-from fairseq_plugins.features import gives_features, token_features
+from fairseq_plugins.features import TokenFeatures, gives_features, token_features
 from fairseq_plugins.placement import Teachers
 from fairseq_plugins.stores import TargetStores
 from seqdistill.errors import InputError
@@ -24,6 +24,7 @@ from seqdistill.kernels import (
     PRODUCTS,
     DistillationLoss,
     FusedLoss,
+    TokenRows,
     fused_distillation_loss,
     plain_distillation_loss,
 )
@@ -299,6 +300,16 @@ class DistillationCriterion(FairseqCriterion):
         target = self.task.stored_targets(sample, token_mask, self.training)
         if target is None:
             target = self.task.teachers.members(teacher_input(sample), token_mask, temperature)
+        loss, rows = self.fused_loss(given, target, references)
+        with torch.no_grad():
+            V = given.projection.out_features
+            output = distillation_metrics.rows_output(rows, V, self.task.student_head)
+        return loss, output, given.extra
+
+    def fused_loss(
+        self, given: TokenFeatures, target: Any, references: Tensor
+    ) -> tuple[Tensor, TokenRows]:
+        """Return the loss sum of N tokens, run inside the projection, and what it knows of them."""
         products = str(self.cfg.loss_products)
         results: list[FusedLoss] = []
 
@@ -317,10 +328,7 @@ class DistillationCriterion(FairseqCriterion):
             return result.loss_sum
 
         loss = given.inside(loss_sum)
-        with torch.no_grad():
-            V = given.projection.out_features
-            output = distillation_metrics.rows_output(results[0].rows, V, self.task.student_head)
-        return loss, output, given.extra
+        return loss, results[0].rows
 
     def _plain(
         self,

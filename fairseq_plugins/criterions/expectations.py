@@ -12,7 +12,7 @@ from fairseq_plugins.criterions.distillation import DistillationConfig
 from fairseq_plugins.criterions.outputs import OutputsCriterion
 from fairseq_plugins.features import TokenFeatures
 from seqdistill.errors import InputError
-from seqdistill.kernels import DistillationLoss, FusedLoss, fused_distillation_loss
+from seqdistill.kernels import DistillationLoss
 from seqdistill.losses import expectations_loss, label_smoothed_cross_entropy
 from seqdistill.student import StudentHead
 from seqdistill.student.expectations import (
@@ -86,25 +86,7 @@ class ExpectationsCriterion(OutputsCriterion):
             return loss, distillation_metrics.logging_output(
                 logits, references, None, self.task.student_head, detailed=False
             )
-        products = str(self.cfg.loss_products)
-        results: list[FusedLoss] = []
-
-        def loss_sum(features: Tensor) -> Tensor:
-            result = fused_distillation_loss(
-                features,
-                given.weight,
-                target,
-                bias=given.bias,
-                loss=self.loss,
-                references=references,
-                products=None if products == "auto" else products,
-                backend=str(self.cfg.loss_backend),
-            )
-            results.append(result)
-            return result.loss_sum
-
-        loss = given.inside(loss_sum)
-        rows = results[0].rows
+        loss, rows = self.fused_loss(given, target, references)
         expected, _ = expectations_loss(outputs, targets_of(self.names, rows))
         with torch.no_grad():
             V = given.projection.out_features

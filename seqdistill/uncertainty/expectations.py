@@ -1,6 +1,6 @@
 """The estimator of a student that predicts expectations beside the predictive distribution."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 from torch import Tensor
 
@@ -9,14 +9,13 @@ from seqdistill.hypotheses import ModelInfo
 from seqdistill.kernels.mixture import MemberMixture
 from seqdistill.student.expectations import expectation_measures, expected_values
 from seqdistill.uncertainty.measures import ALL, DEFAULT, UNNORMALISED_PREFIX, resolve_measures
+from seqdistill.uncertainty.one_distribution import OneDistribution
 from seqdistill.uncertainty.options import (
     UncertaintyOptions,
     needed_token_measures,
-    sequence_values,
 )
-from seqdistill.uncertainty.outputs import MemberRows, ProjectedRows, rows_of, token_log_probs
+from seqdistill.uncertainty.outputs import MemberRows, ProjectedRows
 from seqdistill.uncertainty.reading import TokenReading, only_output, require_valid, tempered
-from seqdistill.uncertainty.sequence import mean_over_positions
 
 KIND = "expectations"
 
@@ -35,7 +34,7 @@ class ExpectationRows(ProjectedRows):
         self.outputs = outputs
 
 
-class ExpectationsEstimator:
+class ExpectationsEstimator(OneDistribution):
     """One student of distilled expectations; its rows are :class:`ExpectationRows`.
 
     Args:
@@ -101,31 +100,3 @@ class ExpectationsEstimator:
             found["negative_log_max_probability"] = -member.log_probs.amax(dim=-1)
         decoded = tempered(member.log_probs, temperature)
         return TokenReading(decoded, {name: found[name] for name in self.token_measures})
-
-    def token_terms(
-        self,
-        output: Tensor | MemberRows,
-        tokens: Tensor,
-        rows: Tensor,
-        positions: Tensor | None = None,
-    ) -> Tensor:
-        """See :meth:`Estimator.token_terms`; ln p of each token, (1, N)."""
-        return token_log_probs(rows_of(output), tokens, rows).unsqueeze(0)
-
-    def token_log_probs(self, terms: Tensor) -> Tensor:
-        """See :meth:`Estimator.token_log_probs`."""
-        return terms[0]
-
-    def token_uncertainty(self, measures: Mapping[str, Tensor], terms: Tensor) -> dict[str, Tensor]:
-        """See :meth:`Estimator.token_uncertainty`."""
-        every = dict(measures) | {"negative_log_probability": -terms[0]}
-        return {name: every[name] for name in self.measures if name in every}
-
-    def sequence_measures(
-        self, measures: Mapping[str, Tensor], terms: Tensor, token_mask: Tensor | None = None
-    ) -> dict[str, Tensor]:
-        """See :meth:`Estimator.sequence_measures`."""
-        joint = -mean_over_positions(terms[0], token_mask)
-        of_tokens = dict(measures) | {"negative_log_probability": -terms[0]}
-        of_sequences = {"joint_total_uncertainty_pe": joint}
-        return sequence_values(self.measures, of_tokens, of_sequences, terms[0], token_mask)

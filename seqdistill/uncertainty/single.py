@@ -12,12 +12,13 @@ from seqdistill.student import predictive_log_probs
 from seqdistill.uncertainty.dirichlet import dirichlet_reading
 from seqdistill.uncertainty.measures import resolve_measures
 from seqdistill.uncertainty.official import official_joint_measures, official_token_measures
+from seqdistill.uncertainty.one_distribution import OneDistribution
 from seqdistill.uncertainty.options import (
     UncertaintyOptions,
     needed_token_measures,
     sequence_values,
 )
-from seqdistill.uncertainty.outputs import MemberRows, rows_of, token_log_probs
+from seqdistill.uncertainty.outputs import MemberRows, rows_of
 from seqdistill.uncertainty.reading import (
     TokenReading,
     entropy,
@@ -32,7 +33,6 @@ from seqdistill.uncertainty.sequence import (
     dirichlet_terms_at,
     joint_dirichlet_measures,
     joint_ensemble_measures,
-    mean_over_positions,
 )
 
 _OF_DIRICHLET = (
@@ -176,7 +176,7 @@ class DirichletEstimator:
         return sequence_values(self.measures, of_tokens, of_sequences, terms[0], token_mask)
 
 
-class SoftmaxEstimator:
+class SoftmaxEstimator(OneDistribution):
     """One ordinary model: no disagreement to measure, only the entropy of what it predicts.
 
     As an ensemble of one it is the same under PE and EP.
@@ -212,31 +212,3 @@ class SoftmaxEstimator:
             found["negative_log_max_probability"] = -member.log_probs.amax(dim=-1)
         decoded = tempered(member.log_probs, temperature)
         return TokenReading(decoded, {name: found[name] for name in self.token_measures})
-
-    def token_terms(
-        self,
-        output: Tensor | MemberRows,
-        tokens: Tensor,
-        rows: Tensor,
-        positions: Tensor | None = None,
-    ) -> Tensor:
-        """See :meth:`Estimator.token_terms`; ln p of each token, (1, N)."""
-        return token_log_probs(output, tokens, rows).unsqueeze(0)
-
-    def token_log_probs(self, terms: Tensor) -> Tensor:
-        """See :meth:`Estimator.token_log_probs`."""
-        return terms[0]
-
-    def token_uncertainty(self, measures: Mapping[str, Tensor], terms: Tensor) -> dict[str, Tensor]:
-        """See :meth:`Estimator.token_uncertainty`."""
-        every = dict(measures) | {"negative_log_probability": -terms[0]}
-        return {name: every[name] for name in self.measures if name in every}
-
-    def sequence_measures(
-        self, measures: Mapping[str, Tensor], terms: Tensor, token_mask: Tensor | None = None
-    ) -> dict[str, Tensor]:
-        """See :meth:`Estimator.sequence_measures`."""
-        joint = -mean_over_positions(terms[0], token_mask)
-        of_tokens = dict(measures) | {"negative_log_probability": -terms[0]}
-        of_sequences = {"joint_total_uncertainty_pe": joint}
-        return sequence_values(self.measures, of_tokens, of_sequences, terms[0], token_mask)
