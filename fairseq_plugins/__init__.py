@@ -17,10 +17,11 @@ if seqdistill.__version__ != __version__:
         "install this checkout (pip install -e .)."
     )
 
-from fairseq_plugins import checkpoints, cpu_ddp
+from fairseq_plugins import checkpoints, cpu_ddp, numpy_names
 
 checkpoints.allow_list_fairseq_globals()
 cpu_ddp.install()
+numpy_names.install()
 
 # fairseq imports tasks/ and models/ of a --user-dir by itself, criterions/ it does not; and none
 # of them when this package is imported from Python.

@@ -1,8 +1,8 @@
 """Let fairseq's ``--ddp-backend pytorch_ddp`` run on CPU processes.
 
 fairseq hands ``device_ids=[device_id]`` to torch's DistributedDataParallel, which refuses it for
-modules on the CPU. This is the only thing of fairseq that the plug-in replaces: the name that
-fairseq looks up, by a class that leaves the ids away for such modules and nothing else.
+modules on the CPU. The name that fairseq looks up is replaced by a class that leaves the ids away
+for such modules and nothing else.
 """
 
 from typing import Any

@@ -24,6 +24,8 @@ from seqdistill.teachers.offload import OffloadedModels
 
 logger = logging.getLogger(__name__)
 
+_SHARED = "student and teachers must share one vocabulary"
+
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
@@ -98,9 +100,7 @@ class TeacherEnsemble:
         self.paths = list(paths)
         self.models: list[nn.Module] = []
         for path in self.paths:
-            model = load(path)
-            model.requires_grad_(False)
-            self.models.append(model.eval().to(DTYPES[dtype]))
+            self.models.append(frozen(load(path), dtype))
             logger.info(f"teacher {len(self.models)}: {path}")
 
     @torch.no_grad()
@@ -170,6 +170,11 @@ class TeacherEnsemble:
         return self.models
 
 
+def frozen(model: nn.Module, dtype: str) -> nn.Module:
+    """Return a model as a teacher is: without gradients, in eval mode, of one of ``DTYPES``."""
+    return model.requires_grad_(False).eval().to(DTYPES[dtype])
+
+
 def projection_tensors(model: Any) -> list[Tensor]:
     """Return what the fused loss reads of a member by itself: weight and bias of its projection."""
     if not gives_features(model):
@@ -217,7 +222,12 @@ def check_dictionaries(
 
 
 def check_vocabulary(
-    path: str, state: dict[str, Any], side: str, dictionary: Dictionary, hint: str
+    path: str,
+    state: dict[str, Any],
+    side: str,
+    dictionary: Dictionary,
+    hint: str,
+    why: str = _SHARED,
 ) -> None:
     """Raise an :class:`InputError` if a side of a checkpoint has not the size of a dictionary.
 
@@ -227,18 +237,23 @@ def check_vocabulary(
         side: ``encoder`` or ``decoder``; one without embeddings is not looked at.
         dictionary: the data's.
         hint: what to do.
+        why: what the vocabulary has to be like.
     """
     weight = state["model"].get(f"{side}.embed_tokens.weight")
     if weight is not None and weight.shape[0] != len(dictionary):
         raise InputError(
             f"{path}: its {side} has {weight.shape[0]} vocabulary entries, the data's "
-            f"dictionary {len(dictionary)}; student and teachers must share one vocabulary, so "
-            f"{hint}"
+            f"dictionary {len(dictionary)}; {why}, so {hint}"
         )
 
 
 def compare_dictionaries(
-    path: str, state: dict[str, Any], name: str, dictionary: Dictionary, side: str
+    path: str,
+    state: dict[str, Any],
+    name: str,
+    dictionary: Dictionary,
+    side: str,
+    why: str = _SHARED,
 ) -> None:
     """Raise an :class:`InputError` if a checkpoint's dictionary is found and is another.
 
@@ -248,11 +263,12 @@ def compare_dictionaries(
         name: the dictionary's file.
         dictionary: the data's.
         side: ``source`` or ``target``, for the message.
+        why: what the dictionaries have to be like.
     """
     saved_data = str(saved_setting(state, "data") or "").split(os.pathsep)[0]
     for folder in (Path(path).parent, Path(saved_data or ".")):
         if (folder / name).is_file():
-            _compare(path, folder / name, dictionary, side)
+            _compare(path, folder / name, dictionary, side, why)
             return
 
 
@@ -262,7 +278,7 @@ def saved_setting(state: dict[str, Any], name: str) -> Any:
     return config.get(name) if hasattr(config, "get") else getattr(config, name, None)
 
 
-def _compare(path: str, candidate: Path, dictionary: Dictionary, side: str) -> None:
+def _compare(path: str, candidate: Path, dictionary: Dictionary, side: str, why: str) -> None:
     other = Dictionary.load(str(candidate))
     if other.symbols == dictionary.symbols:
         return
@@ -272,5 +288,5 @@ def _compare(path: str, candidate: Path, dictionary: Dictionary, side: str) -> N
     theirs = other.symbols[where] if where < len(other) else "nothing"
     raise InputError(
         f"{path}: its {side} dictionary ({candidate}) differs from the data's at entry {where}: "
-        f"{theirs!r} there, {mine!r} here; student and teachers must share one vocabulary"
+        f"{theirs!r} there, {mine!r} here; {why}"
     )

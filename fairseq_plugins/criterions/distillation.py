@@ -2,19 +2,17 @@
 
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import Any, Optional
+from typing import Any
 
 import torch
 from fairseq.criterions import FairseqCriterion
 from fairseq.dataclass import ChoiceEnum, FairseqDataclass
 from omegaconf import II
-from torch import Tensor
+from torch import Tensor, nn
 
 from fairseq_plugins.criterions import distillation_metrics
-from fairseq_plugins.criterions.boundary import BoundarySamples
-from fairseq_plugins.criterions.ctc import ctc_loss
-from fairseq_plugins.criterions.hidden_states import HiddenStates, states_term
-from fairseq_plugins.criterions.relations import Relations
+from fairseq_plugins.criterions.batch import Batch, Distilled
+from fairseq_plugins.criterions.terms import TERMS, TermOptions
 from fairseq_plugins.features import TokenFeatures, gives_features, token_features
 from fairseq_plugins.placement import Teachers
 from fairseq_plugins.stores import TargetStores
@@ -31,10 +29,11 @@ from seqdistill.kernels import (
 from seqdistill.losses import label_smoothed_cross_entropy
 from seqdistill.losses.schedules import annealed_temperature
 from seqdistill.student import StudentHead
+from seqdistill.targets.sparse import SparseTarget
 
 
 @dataclass
-class DistillationConfig(FairseqDataclass):
+class DistillationConfig(TermOptions, FairseqDataclass):
     """Options of every distillation criterion."""
 
     mix_weight: float = field(
@@ -75,54 +74,6 @@ class DistillationConfig(FairseqDataclass):
             "of the model. bfloat16 pays where the processor computes in it"
         },
     )
-    ctc_weight: float = field(
-        default=0.0,
-        metadata={
-            "help": "speech: weight of the CTC loss on the encoder, added to the distillation loss"
-        },
-    )
-    relational_weight: float = field(
-        default=0.0,
-        metadata={
-            "help": "weight of the distance between the similarity graphs of a batch's sentences "
-            "that student and teachers see, added to the loss; 0 for none"
-        },
-    )
-    relational_states: str = field(
-        default="encoder,decoder",
-        metadata={"help": "states that the graphs are of, with commas between them"},
-    )
-    relational_neighbours: int = field(
-        default=0,
-        metadata={"help": "edges of the graphs: the k nearest sentences of each; 0 for all"},
-    )
-    boundary_weight: float = field(
-        default=0.0,
-        metadata={
-            "help": "weight of the same loss on boundary samples, sources moved to where the "
-            "student's decision changes, added to the loss; 0 for none"
-        },
-    )
-    boundary_steps: int = field(
-        default=1, metadata={"help": "steps from a source to the student's boundary"}
-    )
-    boundary_reach: float = field(
-        default=0.5, metadata={"help": "largest share of other words in a boundary sample"}
-    )
-    boundary_seed: int = field(
-        default=1, metadata={"help": "of the decisions that boundary samples are made for"}
-    )
-    state_store: Optional[str] = field(  # noqa: UP045 (fairseq reads the annotation)
-        default=None,
-        metadata={
-            "help": "store that seqdistill cache-states made of the training set: teachers' hidden "
-            "states that the student's are to meet"
-        },
-    )
-    state_weight: float = field(
-        default=0.0,
-        metadata={"help": "weight of the distance from the stored states, added to the loss"},
-    )
     sentence_avg: bool = II("optimization.sentence_avg")
 
 
@@ -147,23 +98,10 @@ class DistillationCriterion(FairseqCriterion):
             )
         if not 0 <= cfg.mix_weight <= 1:
             raise InputError(f"--mix-weight: expected a number in [0, 1], got {cfg.mix_weight}")
-        if not cfg.ctc_weight >= 0:
-            raise InputError(f"--ctc-weight: expected 0 or more, got {cfg.ctc_weight}")
         self.cfg = cfg
-        self.relations = self.boundary = None
-        for name in ("relational_weight", "boundary_weight"):
-            if not getattr(cfg, name) >= 0:
-                option = "--" + name.replace("_", "-")
-                raise InputError(f"{option}: expected 0 or more, got {getattr(cfg, name)}")
-        if cfg.relational_weight > 0:
-            self.relations = Relations(
-                cfg.relational_weight, cfg.relational_states, cfg.relational_neighbours
-            )
-        if cfg.boundary_weight > 0:
-            self.boundary = BoundarySamples(
-                cfg.boundary_weight, cfg.boundary_steps, cfg.boundary_reach, cfg.boundary_seed
-            )
-        self.states: HiddenStates | None = states_term(cfg.state_weight, cfg.state_store, task)
+        terms = (term.from_options(cfg, task) for term in TERMS)
+        # By name, under which what they learn is in the checkpoint.
+        self.terms = nn.ModuleDict({term.name: term for term in terms if term is not None})
         self.num_updates = 0
         self.loss = self.distillation_loss()
         self._temperature_at(0)  # a bad schedule fails now, not after an hour
@@ -187,13 +125,12 @@ class DistillationCriterion(FairseqCriterion):
         Raises:
             InputError: a term of the loss cannot be had with them.
         """
-        for term in (self.relations, self.boundary):
-            if term is None:
-                continue
-            if self.cfg.no_fused_loss:
+        term: Any
+        for name, term in self.terms.items():
+            if term.needs_features and self.cfg.no_fused_loss:
                 raise InputError(
-                    "--relational-weight and --boundary-weight go with the fused loss; leave "
-                    "--no-fused-loss away"
+                    f"terms such as --{name}-weight go with the fused loss; leave --no-fused-loss "
+                    "away"
                 )
             term.meet(student, teachers)
 
@@ -220,91 +157,64 @@ class DistillationCriterion(FairseqCriterion):
         self, model: Any, sample: dict[str, Any], reduce: bool = True
     ) -> tuple[Tensor, int, dict[str, Any]]:
         """Return the loss sum (nats), the sample size, and what is logged."""
-        target = sample["target"]
-        token_mask = target.ne(self.padding_idx)
-        references = target[token_mask]  # (N)
-        temperature = self._temperature_at(self.num_updates) if self.training else 1.0
-        fused = self.training and not self.cfg.no_fused_loss and gives_features(model)
-        compute = self._fused if fused else self._plain
+        token_mask = sample["target"].ne(self.padding_idx)
+        batch = Batch(
+            sample,
+            token_mask,
+            references=sample["target"][token_mask],
+            temperature=self._temperature_at(self.num_updates) if self.training else 1.0,
+            update=self.num_updates,
+            by_sentence=bool(self.cfg.sentence_avg),
+        )
         try:
-            with ExitStack() as stack:
-                if self.relations is not None and self.training:
-                    stack.enter_context(self.relations.watching(token_mask))
-                if self.states is not None and self.training:
-                    stack.enter_context(self.states.watching())
-                loss, logging_output, extra = compute(
-                    model, sample, token_mask, references, temperature
-                )
-            if self.training:
-                added, logged = self._terms(
-                    compute, model, sample, token_mask, references, temperature
-                )
-                loss = loss + added
-                logging_output |= logged
-            if self.cfg.ctc_weight > 0:
-                aligned, logged = ctc_loss(model, extra, sample)
-                loss = loss + self.cfg.ctc_weight * aligned
-                logging_output |= logged
+            loss, logging_output = self._batch_loss(model, batch)
         except InputError as error:
             raise InputError(f"update {self.num_updates}: {error}") from error
-        sample_size = target.size(0) if self.cfg.sentence_avg else sample["ntokens"]
         logging_output |= {
             "loss": loss.data,
             "ntokens": sample["ntokens"],
-            "nsentences": target.size(0),
-            "sample_size": sample_size,
-            "teacher_temperature": temperature * sample_size,
+            "nsentences": sample["target"].size(0),
+            "sample_size": batch.sample_size,
+            "teacher_temperature": batch.temperature * batch.sample_size,
         }
-        return loss, sample_size, logging_output
+        return loss, batch.sample_size, logging_output
 
-    def _terms(
-        self,
-        compute: Any,
-        model: Any,
-        sample: dict[str, Any],
-        token_mask: Tensor,
-        references: Tensor,
-        temperature: float,
-    ) -> tuple[Tensor | float, dict[str, Any]]:
-        """Return what is added to the loss sum of a batch, and what is logged of it."""
-        total: Tensor | float = 0.0
-        logged: dict[str, Any] = {}
-        if self.relations is not None:
-            # One number a batch, so that it weighs as much beside the mean of many tokens or few.
-            count = token_mask.size(0) if self.cfg.sentence_avg else sample["ntokens"]
-            distance = self.relations.loss() * count
-            total = total + self.relations.weight * distance
-            logged["relational_loss"] = distance.data
-        if self.states is not None:
-            distance = self.states.loss(sample, bool(self.cfg.sentence_avg))
-            total = total + self.states.weight * distance
-            logged["state_loss"] = distance.data
-        if self.boundary is not None:
-            mixture = self.boundary.sample(sample, token_mask, self.num_updates)
-            with self.boundary.mixing(mixture):
-                loss, _, _ = compute(model, sample, token_mask, references, temperature)
-            total = total + self.boundary.weight * loss
-            logged["boundary_loss"] = loss.data
-            logged["boundary_share"] = mixture.share.sum()
-        return total, logged
+    def _batch_loss(self, model: Any, batch: Batch) -> tuple[Tensor, dict[str, Any]]:
+        """Return the loss sum of a batch with its terms, and what is logged of it."""
+        fused = self.training and not self.cfg.no_fused_loss and gives_features(model)
+        compute = self.fused if fused else self.plain
+        modules: Any = self.terms.values()
+        terms = [term for term in modules if self.training or term.in_validation]
+        with ExitStack() as stack:
+            for term in terms:
+                stack.enter_context(term.watching(batch))
+            loss, logged, extra = compute(model, batch)
+        distilled = Distilled(model, extra, again=lambda: compute(model, batch)[0])
+        for term in terms:
+            added, more = term.added(batch, distilled)
+            loss = loss + term.weight * added
+            logged |= more
+        return loss, logged
 
-    def _fused(
-        self,
-        model: Any,
-        sample: dict[str, Any],
-        token_mask: Tensor,
-        references: Tensor,
-        temperature: float,
-    ) -> tuple[Tensor, dict[str, Any], Any]:
-        given = token_features(model, sample["net_input"], token_mask)
-        target = self.task.stored_targets(sample, token_mask, self.training)
+    def fused(self, model: Any, batch: Batch) -> tuple[Tensor, dict[str, Any], Any]:
+        """Return the loss sum of a batch by features, what is logged, the decoder's extra."""
+        given = token_features(model, batch.net_input, batch.token_mask)
+        target = self.stored_targets(batch)
         if target is None:
-            target = self.task.teachers.members(teacher_input(sample), token_mask, temperature)
-        loss, rows = self.fused_loss(given, target, references)
+            target = self.task.teachers.members(
+                batch.teacher_input, batch.token_mask, batch.temperature
+            )
+        loss, rows = self.fused_loss(given, target, batch.references)
         with torch.no_grad():
             V = given.projection.out_features
             output = distillation_metrics.rows_output(rows, V, self.task.student_head)
         return loss, output, given.extra
+
+    def stored_targets(self, batch: Batch) -> SparseTarget | None:
+        """Return the stored targets of a batch's counted tokens; None if there are none."""
+        stored: SparseTarget | None
+        stored = self.task.stored_targets(batch.sample, batch.token_mask, self.training)
+        return stored
 
     def fused_loss(
         self, given: TokenFeatures, target: Any, references: Tensor
@@ -330,26 +240,24 @@ class DistillationCriterion(FairseqCriterion):
         loss = given.inside(loss_sum)
         return loss, results[0].rows
 
-    def _plain(
-        self,
-        model: Any,
-        sample: dict[str, Any],
-        token_mask: Tensor,
-        references: Tensor,
-        temperature: float,
-    ) -> tuple[Tensor, dict[str, Any], Any]:
-        logits, extra = model(**sample["net_input"])[:2]
-        logits = logits[token_mask]  # (N, V)
-        target = self.task.stored_targets(sample, token_mask, self.training)
+    def plain(self, model: Any, batch: Batch) -> tuple[Tensor, dict[str, Any], Any]:
+        """Return the same by logits of the whole batch."""
+        logits, extra = model(**batch.net_input)[:2]
+        logits = logits[batch.token_mask]  # (N, V)
+        target = self.stored_targets(batch)
         if target is None and self.task.teachers is not None:
-            target = self.task.teachers.statistics(teacher_input(sample), token_mask, temperature)
+            target = self.task.teachers.statistics(
+                batch.teacher_input, batch.token_mask, batch.temperature
+            )
         if target is None:  # a subset without a store, which a warning has said
-            loss, _ = label_smoothed_cross_entropy(logits, references)
+            loss, _ = label_smoothed_cross_entropy(logits, batch.references)
         else:
-            loss, _ = plain_distillation_loss(logits, target, loss=self.loss, references=references)
+            loss, _ = plain_distillation_loss(
+                logits, target, loss=self.loss, references=batch.references
+            )
         with torch.no_grad():
             output = distillation_metrics.logging_output(
-                logits, references, target, self.task.student_head, detailed=not self.training
+                logits, batch.references, target, self.task.student_head, detailed=not self.training
             )
         return loss, output, extra
 
@@ -362,9 +270,3 @@ class DistillationCriterion(FairseqCriterion):
     def logging_outputs_can_be_summed() -> bool:
         """Every entry is a sum (histograms included), so ranks are added up."""
         return True
-
-
-def teacher_input(sample: dict[str, Any]) -> dict[str, Any]:
-    """Return what teachers read of a batch: what the student reads, unless the task says more."""
-    given: dict[str, Any] = sample.get("teacher_net_input") or sample["net_input"]
-    return given

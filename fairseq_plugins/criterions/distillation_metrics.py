@@ -7,6 +7,7 @@ from fairseq import utils
 from fairseq.logging import metrics
 from torch import Tensor
 
+from fairseq_plugins.criterions.terms import TERMS
 from seqdistill.assessment.correlation import (
     PRECISION_BINS,
     histogram_quantiles,
@@ -158,16 +159,10 @@ def reduce(logging_outputs: list[dict[str, Any]]) -> None:
     if any("expectations_loss" in output for output in logging_outputs):
         expected = total("expectations_loss") / ntokens
         metrics.log_scalar("expectations_loss", expected, ntokens, round=4)
-    if any("ctc_loss" in output for output in logging_outputs):
-        metrics.log_scalar("ctc_loss", total("ctc_loss") / sample_size, sample_size, round=4)
-        if total("ctc_impossible"):
-            metrics.log_scalar("ctc_impossible", total("ctc_impossible"), 1, round=0)
-    for name in ("relational_loss", "boundary_loss", "state_loss"):
-        if any(name in output for output in logging_outputs):
-            metrics.log_scalar(name, total(name) / sample_size, sample_size, round=4)
-    if any("boundary_share" in output for output in logging_outputs):
-        sentences = total("nsentences")
-        metrics.log_scalar("boundary_share", total("boundary_share") / sentences, round=4)
+    sums = {name: total(name) for name in {name for one in logging_outputs for name in one}}
+    for term in TERMS:
+        for name, (value, weight) in term.log(sums).items():
+            metrics.log_scalar(name, value, weight, round=4)
     temperature = total("teacher_temperature") / sample_size
     if temperature != 1:
         metrics.log_scalar("teacher_temperature", temperature, sample_size, round=3)

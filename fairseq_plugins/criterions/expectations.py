@@ -50,6 +50,12 @@ class ExpectationsCriterion(OutputsCriterion):
 
     cfg: ExpectationsConfig
 
+    @property
+    def least_members(self) -> int:  # type: ignore[override]
+        """1 with samples that come and go; where teachers stand still, one has nothing to say."""
+        moves = str(getattr(self.task.cfg, "moving_teacher", "none")) != "none"
+        return 1 if moves else 2
+
     def __init__(self, cfg: ExpectationsConfig, task: Any) -> None:
         super().__init__(cfg, task)
         if not cfg.expectations_weight >= 0:
@@ -59,6 +65,7 @@ class ExpectationsCriterion(OutputsCriterion):
         self.names = check_expectations(
             name.strip() for name in cfg.expectations.split(",") if name.strip()
         )
+        check_samples(self.names, task.cfg)
 
     def distillation_loss(self) -> DistillationLoss:
         """Return the KL from the ensemble's mean."""
@@ -98,3 +105,26 @@ class ExpectationsCriterion(OutputsCriterion):
                     logits, outputs, rows, self.names
                 )
         return loss + self.cfg.expectations_weight * expected, output
+
+
+def check_samples(names: tuple[str, ...], options: Any) -> None:
+    """Raise an :class:`InputError` if these expectations cannot be had of a teacher that moves.
+
+    The mean over time of E[H(p)] is that of one sample at a time; disagreement needs several.
+
+    Args:
+        names: of the expectations.
+        options: of the task.
+    """
+    kind = str(getattr(options, "moving_teacher", "none"))
+    if kind == "average":
+        raise InputError(
+            "criterion expectations learns about members, and --moving-teacher average is one "
+            "model; take --moving-teacher posterior, or criterion mean_kl"
+        )
+    if kind == "posterior" and options.posterior_window < 2 and names != ("data_uncertainty",):
+        raise InputError(
+            f"--expectations {','.join(names)}: one sample at a time (--posterior-window 1) tells "
+            "of data_uncertainty alone, from which mutual information follows; learn that, or "
+            "take a larger window"
+        )

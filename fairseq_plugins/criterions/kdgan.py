@@ -8,10 +8,10 @@ from fairseq.dataclass import ChoiceEnum
 from fairseq.logging import metrics
 from torch import Tensor
 
+from fairseq_plugins.criterions.batch import Batch
 from fairseq_plugins.criterions.distillation import (
     DistillationConfig,
     DistillationCriterion,
-    teacher_input,
 )
 from fairseq_plugins.features import gives_features, token_features
 from seqdistill.errors import InputError
@@ -112,25 +112,21 @@ class KdganCriterion(DistillationCriterion):
             raise InputError("--predictive mean needs a Dirichlet student, kdgan trains a softmax")
         return StudentHead("softmax", None, "base", measures)
 
-    def _fused(
-        self,
-        model: Any,
-        sample: dict[str, Any],
-        token_mask: Tensor,
-        references: Tensor,
-        temperature: float,
-    ) -> tuple[Tensor, dict[str, Any], Any]:
-        given = token_features(model, sample["net_input"], token_mask)
-        target = self.task.stored_targets(sample, token_mask, self.training)
+    def fused(self, model: Any, batch: Batch) -> tuple[Tensor, dict[str, Any], Any]:
+        """See :meth:`DistillationCriterion.fused`."""
+        given = token_features(model, batch.net_input, batch.token_mask)
+        target = self.stored_targets(batch)
         if target is None:
-            target = self.task.teachers.statistics(teacher_input(sample), token_mask, temperature)
+            target = self.task.teachers.statistics(
+                batch.teacher_input, batch.token_mask, batch.temperature
+            )
 
         def play(features: Tensor) -> Tensor:
             self._played = chunked_kdgan_loss(
                 features,
                 given.weight,
                 target,
-                references,
+                batch.references,
                 self.discriminator,
                 self.teacher,
                 self.settings,

@@ -4,14 +4,10 @@ from typing import Any
 
 from torch import Tensor
 
-from fairseq_plugins.criterions.distillation import (
-    DistillationConfig,
-    DistillationCriterion,
-    teacher_input,
-)
+from fairseq_plugins.criterions.batch import Batch
+from fairseq_plugins.criterions.distillation import DistillationConfig, DistillationCriterion
 from fairseq_plugins.features import TokenFeatures, token_features
 from seqdistill.errors import InputError
-from seqdistill.kernels import MemberLogits, MemberProjections
 
 
 class OutputsCriterion(DistillationCriterion):
@@ -42,28 +38,22 @@ class OutputsCriterion(DistillationCriterion):
         """
         raise NotImplementedError
 
-    def targets_of(self, sample: dict[str, Any], token_mask: Tensor, temperature: float) -> Any:
+    def targets_of(self, batch: Batch) -> Any:
         """Return the targets of a batch's counted tokens: stored ones, or the members."""
-        stored = self.task.stored_targets(sample, token_mask, self.training)
+        stored = self.stored_targets(batch)
         if stored is not None or self.task.teachers is None:
             return stored
-        return self.task.teachers.members(teacher_input(sample), token_mask, temperature)
+        return self.task.teachers.members(batch.teacher_input, batch.token_mask, batch.temperature)
 
-    def _fused(
-        self,
-        model: Any,
-        sample: dict[str, Any],
-        token_mask: Tensor,
-        references: Tensor,
-        temperature: float,
-    ) -> tuple[Tensor, dict[str, Any], Any]:
-        given = token_features(model, sample["net_input"], token_mask)
+    def fused(self, model: Any, batch: Batch) -> tuple[Tensor, dict[str, Any], Any]:
+        """See :meth:`DistillationCriterion.fused`."""
+        given = token_features(model, batch.net_input, batch.token_mask)
         outputs = model.decoder.student_outputs(given.features)
-        target = self.targets_of(sample, token_mask, temperature)
-        loss, output = self.loss_of_outputs(given, outputs, target, references)
+        target = self.targets_of(batch)
+        loss, output = self.loss_of_outputs(given, outputs, target, batch.references)
         return loss, output, given.extra
 
-    _plain = _fused
+    plain = fused
 
 
 class MembersCriterion(OutputsCriterion):
@@ -82,11 +72,3 @@ class MembersCriterion(OutputsCriterion):
                 f"--criterion {cfg._name} learns from every member's distribution, and "
                 "--teacher-placement shard sends their sums; take replicate or offload"
             )
-
-    def targets_of(
-        self, sample: dict[str, Any], token_mask: Tensor, temperature: float
-    ) -> MemberProjections | MemberLogits:
-        """Return the members, read on a batch's counted tokens."""
-        members: MemberProjections | MemberLogits
-        members = self.task.teachers.members(teacher_input(sample), token_mask, temperature)
-        return members

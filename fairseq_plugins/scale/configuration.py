@@ -131,6 +131,11 @@ def check_options(cfg: Any) -> None:
             "--optimizer sgld cannot be used with --deepspeed: processes would have noise for a "
             "part of the weights, or the same for different parts"
         )
+    if str(getattr(cfg.task, "moving_teacher", "none")) != "none":
+        raise InputError(
+            "--moving-teacher cannot be used with --deepspeed: the teacher follows whole weights, "
+            "and parameters may be in parts"
+        )
     backend = str(cfg.distributed_training.ddp_backend)
     if backend in ("fully_sharded", "slowmo"):
         raise InputError(

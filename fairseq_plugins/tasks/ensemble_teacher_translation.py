@@ -50,8 +50,13 @@ class EnsembleTeacherTranslationConfig(DistillationOptions, TranslationConfig):
         default="augmented",
         metadata={
             "help": "with noise on the sources: what teachers read in training, the student's "
-            "noised source (augmented), or the same without noise (clean)"
+            "noised source (augmented), one with less of that noise (weak), or the same without "
+            "noise (clean)"
         },
+    )
+    weak_noise: float = field(
+        default=0.25,
+        metadata={"help": "with --teacher-source weak: the teachers' share of the noise"},
     )
 
 
@@ -90,10 +95,10 @@ class EnsembleTeacherTranslationTask(DistillationTask, TranslationTask):
         """Build the criterion; if it distils, load the teachers and settle the student's head."""
         criterion = self.with_teachers(super().build_criterion(cfg, from_checkpoint))
         self.freeze_parts()
-        if self.student_head is not None and self._student is not None and self.cfg.eval_bleu:
+        if self.student_head is not None and self.in_training and self.cfg.eval_bleu:
             # The stock task made its generator before the head was known.
             arguments = Namespace(**json.loads(self.cfg.eval_bleu_args))
-            self.sequence_generator = self.build_generator([self._student], arguments)
+            self.sequence_generator = self.build_generator([self.student], arguments)
         return criterion
 
     def load_dataset(self, split: str, *args: Any, **kwargs: Any) -> None:
@@ -103,14 +108,13 @@ class EnsembleTeacherTranslationTask(DistillationTask, TranslationTask):
             InputError: the noise is impossible, or does not go with what else is asked for.
         """
         super().load_dataset(split, *args, **kwargs)
-        noise = None
-        if split == self.cfg.train_subset and self._student is not None:
-            noise = noise_of(self.cfg, self.source_dictionary)
+        noise = for_teachers = None
+        if split == self.cfg.train_subset and self.in_training:
+            noise, for_teachers = noise_of(self.cfg, self.source_dictionary)
         if self.stores is not None:
             self._open_store(self.stores, split)
         if noise is not None:  # after the store, which is of the sources as they are
-            with_clean = str(self.cfg.teacher_source) == "clean"
-            self.datasets[split] = NoisedSources(self.datasets[split], noise, with_clean=with_clean)
+            self.datasets[split] = NoisedSources(self.datasets[split], noise, for_teachers)
 
     def _open_store(self, stores: TargetStores, split: str) -> None:
         if len(utils.split_paths(self.cfg.data)) > 1 and split == self.cfg.train_subset:

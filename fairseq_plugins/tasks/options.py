@@ -4,7 +4,9 @@ from dataclasses import dataclass, field
 from typing import Optional
 
 from fairseq.dataclass import ChoiceEnum, FairseqDataclass
+from omegaconf import II
 
+from fairseq_plugins.moving import MovingOptions
 from fairseq_plugins.teachers import DTYPES
 from seqdistill.student import PREDICTIVES
 from seqdistill.teachers.cheap.gates import TEMPERATURE
@@ -13,7 +15,7 @@ from seqdistill.uncertainty.options import COMBINATIONS
 
 
 @dataclass
-class DistillationOptions(FairseqDataclass):
+class DistillationOptions(MovingOptions, FairseqDataclass):
     """What a task with teachers in training and uncertainty in decoding can be told."""
 
     ensemble_paths: Optional[str] = field(  # noqa: UP045 (fairseq reads the annotation)
@@ -128,6 +130,13 @@ class DistillationOptions(FairseqDataclass):
             "`seqdistill calibration --validation`"
         },
     )
+    calibration: Optional[str] = field(  # noqa: UP045 (fairseq reads the annotation)
+        default=None,
+        metadata={
+            "help": "decoding: a file of `seqdistill calibrate`; the same hypotheses, with "
+            "calibrated probabilities and uncertainties"
+        },
+    )
     feature_density: Optional[str] = field(  # noqa: UP045 (fairseq reads the annotation)
         default=None,
         metadata={
@@ -135,3 +144,8 @@ class DistillationOptions(FairseqDataclass):
             "distances of their features"
         },
     )
+    # Where the training's own checkpoint is, which a teacher that moves goes on from.
+    save_dir: str = II("checkpoint.save_dir")
+    restore_file: str = II("checkpoint.restore_file")
+    reset_optimizer: bool = II("checkpoint.reset_optimizer")
+    no_save_optimizer_state: bool = II("checkpoint.no_save_optimizer_state")

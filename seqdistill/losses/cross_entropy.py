@@ -1,7 +1,8 @@
 """Label-smoothed cross-entropy, the loss that distillation may be mixed with."""
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from seqdistill.errors import InputError
 from seqdistill.losses.rows import RowFunction, masked_sum
@@ -40,6 +41,48 @@ def label_smoothed_cross_entropy(
     if not 0 <= label_smoothing < 1:
         raise InputError(f"expected a label smoothing in [0, 1), got {label_smoothing}")
     return masked_sum(_rows(label_smoothing), logits, (references,), token_mask)
+
+
+def projected_cross_entropy(
+    features: Tensor,
+    weight: Tensor,
+    references: Tensor,
+    bias: Tensor | None = None,
+    *,
+    chunk_tokens: int = 1024,
+) -> Tensor:
+    """Cross-entropy of N tokens' features with the logits of a few tokens at a time in memory.
+
+    Logits of a chunk are computed again for its gradient, so that (N, V) is never there.
+
+    Args:
+        features: (N, D) of the decoder.
+        weight: (V, D) of the output projection.
+        references: (N) indices of the reference pieces.
+        bias: (V) of the projection.
+        chunk_tokens: tokens of a chunk.
+
+    Returns:
+        −Σ ln p(reference), scalar, nats.
+
+    Example:
+        >>> import torch
+        >>> projected_cross_entropy(torch.zeros(2, 3), torch.ones(4, 3), torch.tensor([0, 3]))
+        tensor(2.7726)
+    """
+
+    def of_chunk(chunk: Tensor, own: Tensor) -> Tensor:
+        logits = nn.functional.linear(chunk, weight, bias)
+        wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        return nn.functional.cross_entropy(wide, own, reduction="sum")
+
+    losses: list[Tensor] = [
+        checkpoint(of_chunk, chunk, own, use_reentrant=False)
+        for chunk, own in zip(
+            torch.split(features, chunk_tokens), torch.split(references, chunk_tokens), strict=True
+        )
+    ]
+    return torch.stack(losses).sum()
 
 
 def _rows(label_smoothing: float) -> RowFunction:

@@ -8,7 +8,8 @@ import pytest
 import torch
 from fairseq.data import Dictionary
 
-from fairseq_plugins.criterions.hidden_states import HiddenStates, states_term
+from fairseq_plugins.criterions.batch import Batch
+from fairseq_plugins.criterions.terms.hidden_states import HiddenStates
 from fairseq_plugins.target_cache.corpus import CorpusPlace, collate
 from fairseq_plugins.teachers import load_translation_member
 from seqdistill.errors import InputError
@@ -41,9 +42,10 @@ def term_of(model: Any, store: Path) -> HiddenStates:
 def losses(term: HiddenStates, model: Any, samples: list[dict[str, Any]]) -> list[torch.Tensor]:
     found = []
     for sample in samples:
-        with term.watching():
+        mask = sample["target"].ne(1)
+        with term.watching(Batch(sample, mask, sample["target"][mask], 1.0, 0, False)):
             model(**sample["net_input"], features_only=True)
-        found.append(term.loss(sample, by_sentence=False))
+        found.append(term.distance(sample, by_sentence=False))
     return found
 
 
@@ -113,6 +115,10 @@ def test_another_width_and_depth(corpus: Corpus, store: Path, tmp_path: Path) ->
     assert records[-1]["state_loss"] < records[0]["state_loss"]
 
 
+def options(weight: float, path: str | None) -> SimpleNamespace:
+    return SimpleNamespace(state_weight=weight, state_store=path)
+
+
 @pytest.mark.parametrize(
     ("weight", "path", "said"),
     [
@@ -129,13 +135,13 @@ def test_options_that_do_not_go_together(weight: float, path: str | None, said: 
         target_dictionary=dictionary,
     )  # fmt: skip
     with pytest.raises(InputError, match=said):
-        states_term(weight, path, task)
+        HiddenStates.from_options(options(weight, path), task)
 
 
 def test_noise_and_speech_are_refused() -> None:
     task = SimpleNamespace(student=object(), cfg=SimpleNamespace(), source_dictionary=None)
     with pytest.raises(InputError, match="of text, this is speech"):
-        states_term(1.0, "store", task)
+        HiddenStates.from_options(options(1.0, "store"), task)
     task.source_dictionary, task.cfg.source_dropout = Dictionary(), 0.1
     with pytest.raises(InputError, match="sources without noise"):
-        states_term(1.0, "store", task)
+        HiddenStates.from_options(options(1.0, "store"), task)

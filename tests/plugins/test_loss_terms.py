@@ -8,8 +8,9 @@ import pytest
 import torch
 from fairseq.data import Dictionary
 
-from fairseq_plugins.criterions.boundary import BoundarySamples, _logits
-from fairseq_plugins.criterions.relations import Relations
+from fairseq_plugins.criterions.batch import Batch
+from fairseq_plugins.criterions.terms.boundary import BoundarySamples, _logits
+from fairseq_plugins.criterions.terms.relational import Relations
 from fairseq_plugins.features import token_features
 from fairseq_plugins.teachers import TeacherEnsemble
 from seqdistill.errors import InputError
@@ -38,6 +39,10 @@ def batch(dictionary: Dictionary) -> tuple[dict[str, Any], torch.Tensor]:
     return {"net_input": net_input, "id": torch.arange(5)}, target.ne(dictionary.pad())
 
 
+def as_batch(sample: dict[str, Any], mask: torch.Tensor) -> Batch:
+    return Batch(sample, mask, torch.empty(0), 1.0, 0, by_sentence=False)
+
+
 def ensemble(dictionary: Dictionary) -> TeacherEnsemble:
     models = {"1": tiny_model(1, dictionary), "2": tiny_model(2, dictionary)}
     return TeacherEnsemble(["1", "2"], models.__getitem__)
@@ -50,10 +55,10 @@ def test_the_graphs_are_those_of_the_models_states() -> None:
     student.eval()
     term = Relations(1.0, "encoder,decoder", 2)
     term.meet(student, teachers)
-    with term.watching(mask):
+    with term.watching(as_batch(sample, mask)):
         token_features(student, sample["net_input"], mask)
         teachers.members(sample["net_input"], mask)
-    loss = term.loss()
+    loss = term.distance()
     expected = 0.0
     counted = {"encoder": sample["net_input"]["src_tokens"].ne(1), "decoder": mask}
     with torch.no_grad():

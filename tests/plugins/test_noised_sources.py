@@ -1,5 +1,6 @@
 """Consistent teaching of text: noise on sources, read by teachers and student alike or not."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -22,14 +23,16 @@ def pairs(sources: list[list[int]]) -> LanguagePairDataset:
     return LanguagePairDataset(sides[0], sizes, dictionary, sides[1], sizes, dictionary)
 
 
-def noised(with_clean: bool) -> tuple[NoisedSources, list[list[int]]]:
+def noised(share: float | None) -> tuple[NoisedSources, list[list[int]]]:
+    """A noised set whose teachers read a share of the noise, None for all of it."""
     sources = [[4 + (7 * n + k) % 18 for k in range(3 + n % 5)] + [2] for n in range(12)]
     noise = SourceNoise(0.5, 0.2, 3, range(4, 24), [1] * 20, fixed=(0, 1, 2))
-    return NoisedSources(pairs(sources), noise, with_clean=with_clean), sources
+    theirs = None if share is None else replace(noise, drop=share * 0.5, replace=share * 0.2)
+    return NoisedSources(pairs(sources), noise, theirs), sources
 
 
 def test_teachers_get_the_clean_rows_in_the_order_of_the_noised_ones() -> None:
-    dataset, sources = noised(with_clean=True)
+    dataset, sources = noised(0.0)
     batch = dataset.collater([dataset[n] for n in range(12)])
     student, teachers = batch["net_input"], batch["teacher_net_input"]
     assert student["prev_output_tokens"] is teachers["prev_output_tokens"]
@@ -48,8 +51,25 @@ def test_teachers_get_the_clean_rows_in_the_order_of_the_noised_ones() -> None:
     assert teachers["src_lengths"].tolist() != sorted(teachers["src_lengths"].tolist())[::-1]
 
 
+def test_weak_noise_spares_pieces_and_touches_no_other() -> None:
+    dataset, sources = noised(0.4)
+    batch = dataset.collater([dataset[n] for n in range(12)])
+    differ = 0
+    for row, number in enumerate(batch["id"].tolist()):
+        weak, strong = (
+            [piece for piece in batch[name]["src_tokens"][row].tolist() if piece != 1]
+            for name in ("teacher_net_input", "net_input")
+        )
+        assert len(strong) <= len(weak) <= len(sources[number])
+        # What the strong noise leaves as it was, the weak noise does, too.
+        kept = [piece for piece in strong if piece in sources[number]]
+        assert set(kept) <= set(weak)
+        differ += weak != strong and weak != sources[number]
+    assert differ > 1
+
+
 def test_epochs_differ_and_come_back() -> None:
-    dataset, _ = noised(with_clean=False)
+    dataset, _ = noised(None)
     first = [dataset[n]["source"].tolist() for n in range(12)]
     dataset.set_epoch(2)
     second = [dataset[n]["source"].tolist() for n in range(12)]
@@ -111,6 +131,10 @@ def test_a_store_goes_with_clean_teachers_only(corpus: Corpus, tmp_path: Path) -
     [
         (["--source-dropout", "1.5"], "chance to drop a piece"),
         (["--teacher-source", "clean"], "is of noised sources"),
+        (
+            ["--source-dropout", "0.1", "--teacher-source", "weak", "--weak-noise", "1"],
+            "--weak-noise: expected a share",
+        ),
     ],
 )
 def test_bad_options(corpus: Corpus, tmp_path: Path, options: list[str], message: str) -> None:

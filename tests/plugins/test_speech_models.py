@@ -10,7 +10,7 @@ from fairseq import checkpoint_utils, tasks
 from fairseq.models.speech_to_text.s2t_conformer import S2TConformerModel
 from fairseq.models.speech_to_text.s2t_transformer import S2TTransformerModel
 
-from fairseq_plugins.criterions.ctc import ctc_loss
+from fairseq_plugins.criterions.terms.ctc import ctc_loss
 from fairseq_plugins.features import gives_features, step_projection, token_logits
 from fairseq_plugins.speech.models import adapt
 from tests.plugins.speech_corpus import SIZES, SpeechCorpus, model_arguments, save_teacher

@@ -2,14 +2,16 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Self
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from fairseq_plugins.criterions.relations import models_here
+from fairseq_plugins.criterions.batch import Batch, Distilled
+from fairseq_plugins.criterions.terms.relational import models_here
+from fairseq_plugins.criterions.terms.term import LossTerm, Sums, option_weight
 from fairseq_plugins.features import gives_features, token_features
 from fairseq_plugins.placement import Teachers
 from seqdistill.errors import InputError
@@ -20,6 +22,28 @@ from seqdistill.losses.boundary import (
     newton_share,
     steepest_words,
 )
+
+
+@dataclass
+class BoundaryOptions:
+    """Options of the term."""
+
+    boundary_weight: float = field(
+        default=0.0,
+        metadata={
+            "help": "weight of the same loss on boundary samples, sources moved to where the "
+            "student's decision changes, added to the loss; 0 for none"
+        },
+    )
+    boundary_steps: int = field(
+        default=1, metadata={"help": "steps from a source to the student's boundary"}
+    )
+    boundary_reach: float = field(
+        default=0.5, metadata={"help": "largest share of other words in a boundary sample"}
+    )
+    boundary_seed: int = field(
+        default=1, metadata={"help": "of the decisions that boundary samples are made for"}
+    )
 
 
 @dataclass(frozen=True)
@@ -44,7 +68,7 @@ class Mixture:
         return mixed
 
 
-class BoundarySamples:
+class BoundarySamples(LossTerm):
     """Makes boundary samples, and lets the models read them.
 
     Args:
@@ -57,17 +81,30 @@ class BoundarySamples:
         InputError: an option is impossible.
     """
 
+    name = "boundary"
+    needs_features = True
+
     def __init__(self, weight: float, steps: int, reach: float, seed: int) -> None:
+        super().__init__(weight)
         if steps < 1:
             raise InputError(f"--boundary-steps: expected 1 or more, got {steps}")
         if not 0.0 < reach <= 1.0:
             raise InputError(f"--boundary-reach: expected a number in (0, 1], got {reach}")
         if seed < 0:
             raise InputError(f"--boundary-seed: expected 0 or more, got {seed}")
-        self.weight, self.steps, self.reach, self.seed = weight, steps, reach, seed
-        self._student: Any = None
+        self.steps, self.reach, self.seed = steps, reach, seed
+        # In a list, where it is not taken for a part of this module.
+        self._students: list[Any] = []
         self._given: Tensor | None = None
         self._mixture: Mixture | None = None
+
+    @classmethod
+    def from_options(cls, cfg: Any, task: Any) -> Self | None:
+        """See :meth:`LossTerm.from_options`."""
+        weight = option_weight(cfg, "boundary_weight")
+        if not weight:
+            return None
+        return cls(weight, cfg.boundary_steps, cfg.boundary_reach, cfg.boundary_seed)
 
     def meet(self, student: Any, teachers: Teachers | None) -> None:
         """Set the hooks through which encoders read mixtures.
@@ -84,7 +121,22 @@ class BoundarySamples:
                     "words; boundary samples are for transformers of text"
                 )
             encoder.register_forward_pre_hook(self._read, with_kwargs=True)
-        self._student = student
+        self._students = [student]
+
+    def added(self, batch: Batch, distilled: Distilled) -> tuple[Tensor, Sums]:
+        """Return the distillation loss of the batch's boundary sample."""
+        mixture = self.sample(batch.sample, batch.token_mask, batch.update)
+        with self.mixing(mixture):
+            loss = distilled.again()
+        return loss, {"boundary_loss": loss.detach(), "boundary_share": mixture.share.sum()}
+
+    @classmethod
+    def log(cls, sums: Sums) -> dict[str, tuple[float, float]]:
+        """Return the metrics of a step; the share is a mean over sentences."""
+        found = super().log(sums)
+        if "boundary_share" in sums:
+            found["boundary_share"] = sums["boundary_share"] / sums["nsentences"], 1
+        return found
 
     def sample(self, sample: dict[str, Any], token_mask: Tensor, update: int) -> Mixture:
         """Return a batch's boundary sample.
@@ -102,7 +154,7 @@ class BoundarySamples:
                 "--boundary-weight: the samples are made of what the student reads, and the "
                 "teachers read another source (--teacher-source clean); leave one of them away"
             )
-        student = self._student
+        (student,) = self._students
         if any(hasattr(parameter, "ds_id") for parameter in student.parameters()):
             raise InputError(
                 "--boundary-weight needs whole parameters, and ZeRO 3 keeps them in parts; take "

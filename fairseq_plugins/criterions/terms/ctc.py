@@ -1,11 +1,51 @@
 """Joint CTC: a second loss on the encoder, which learns to align speech early in a training."""
 
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
+from fairseq_plugins.criterions.batch import Batch, Distilled
+from fairseq_plugins.criterions.terms.term import LossTerm, Sums, option_weight
 from seqdistill.errors import InputError
+
+
+@dataclass
+class CtcOptions:
+    """Options of the term."""
+
+    ctc_weight: float = field(
+        default=0.0,
+        metadata={
+            "help": "speech: weight of the CTC loss on the encoder, added to the distillation loss"
+        },
+    )
+
+
+class Ctc(LossTerm):
+    """The CTC loss of the encoder that the distillation has run already."""
+
+    name = "ctc"
+    in_validation = True
+
+    @classmethod
+    def from_options(cls, cfg: Any, task: Any) -> Self | None:
+        """See :meth:`LossTerm.from_options`."""
+        weight = option_weight(cfg, "ctc_weight")
+        return cls(weight) if weight else None
+
+    def added(self, batch: Batch, distilled: Distilled) -> tuple[Tensor, Sums]:
+        """Return the loss of the batch's transcripts."""
+        return ctc_loss(distilled.model, distilled.extra, batch.sample)
+
+    @classmethod
+    def log(cls, sums: Sums) -> dict[str, tuple[float, float]]:
+        """Return the metrics of a step, with the number of utterances that cannot be aligned."""
+        found = super().log(sums)
+        if sums.get("ctc_impossible"):
+            found["ctc_impossible"] = sums["ctc_impossible"], 1
+        return found
 
 
 def ctc_loss(model: Any, extra: Any, sample: dict[str, Any]) -> tuple[Tensor, dict[str, Any]]:

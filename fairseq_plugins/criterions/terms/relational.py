@@ -2,11 +2,14 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 
+from fairseq_plugins.criterions.batch import Batch, Distilled
+from fairseq_plugins.criterions.terms.term import LossTerm, Sums, option_weight
 from fairseq_plugins.features import gives_features
 from fairseq_plugins.placement import Teachers
 from fairseq_plugins.teachers import TeacherEnsemble
@@ -16,7 +19,28 @@ from seqdistill.losses.relational import pooled_states, relational_loss, similar
 PARTS = ("encoder", "decoder")
 
 
-class Relations:
+@dataclass
+class RelationalOptions:
+    """Options of the term."""
+
+    relational_weight: float = field(
+        default=0.0,
+        metadata={
+            "help": "weight of the distance between the similarity graphs of a batch's sentences "
+            "that student and teachers see, added to the loss; 0 for none"
+        },
+    )
+    relational_states: str = field(
+        default="encoder,decoder",
+        metadata={"help": "states that the graphs are of, with commas between them"},
+    )
+    relational_neighbours: int = field(
+        default=0,
+        metadata={"help": "edges of the graphs: the k nearest sentences of each; 0 for all"},
+    )
+
+
+class Relations(LossTerm):
     """Sees the states of a student and its teachers go by, and compares their graphs.
 
     Hooks note the pooled output of every encoder and decoder in the forward passes that training
@@ -31,8 +55,11 @@ class Relations:
         InputError: an option is impossible.
     """
 
+    name = "relational"
+    needs_features = True
+
     def __init__(self, weight: float, parts: str, neighbours: int) -> None:
-        self.weight = weight
+        super().__init__(weight)
         self.parts = [part.strip() for part in parts.split(",") if part.strip()]
         if not self.parts or not set(self.parts) <= set(PARTS):
             raise InputError(
@@ -44,6 +71,14 @@ class Relations:
         self._token_mask: Tensor | None = None
         self._student: dict[str, Tensor] = {}
         self._graphs: dict[str, list[Tensor]] = {}
+
+    @classmethod
+    def from_options(cls, cfg: Any, task: Any) -> Self | None:
+        """See :meth:`LossTerm.from_options`."""
+        weight = option_weight(cfg, "relational_weight")
+        if not weight:
+            return None
+        return cls(weight, cfg.relational_states, cfg.relational_neighbours)
 
     def meet(self, student: Any, teachers: Teachers | None) -> None:
         """Set the hooks.
@@ -65,15 +100,24 @@ class Relations:
                     module.register_forward_hook(self._hook(part, is_student))
 
     @contextmanager
-    def watching(self, token_mask: Tensor) -> Iterator[None]:
-        """Note the states of the forward passes inside; ``token_mask`` (B, T) counts targets."""
-        self._token_mask, self._student, self._graphs = token_mask, {}, {}
+    def watching(self, batch: Batch) -> Iterator[None]:
+        """Note the states of the forward passes inside."""
+        self._token_mask, self._student, self._graphs = batch.token_mask, {}, {}
         try:
             yield
         finally:
             self._token_mask = None
 
-    def loss(self) -> Tensor:
+    def added(self, batch: Batch, distilled: Distilled) -> tuple[Tensor, Sums]:
+        """Return the distance of the batch's graphs.
+
+        It is one number a batch, and counts as many times as the batch has tokens (or sentences):
+        so it weighs as much beside the mean of many as of few.
+        """
+        distance = self.distance() * batch.sample_size
+        return distance, {"relational_loss": distance.detach()}
+
+    def distance(self) -> Tensor:
         """Return the distance of the graphs that were noted last, summed over the parts."""
         total: Any = 0.0
         for part in self.parts:

@@ -2,18 +2,38 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Optional, Self
 
 import torch
 from torch import Tensor, nn
 
+from fairseq_plugins.criterions.batch import Batch, Distilled
+from fairseq_plugins.criterions.terms.term import LossTerm, Sums, option_weight
 from fairseq_plugins.layer_states import LayerStates, depths_of, states_of_tokens
 from seqdistill.errors import InputError
 from seqdistill.losses.hidden_states import hidden_state_loss
 from seqdistill.targets.states import StateStore, matching_layer, parse_layer
 
 
-class HiddenStates(nn.Module):
+@dataclass
+class StateOptions:
+    """Options of the term."""
+
+    state_store: Optional[str] = field(  # noqa: UP045 (fairseq reads the annotation)
+        default=None,
+        metadata={
+            "help": "store that seqdistill cache-states made of the training set: teachers' hidden "
+            "states that the student's are to meet"
+        },
+    )
+    state_weight: float = field(
+        default=0.0,
+        metadata={"help": "weight of the distance from the stored states, added to the loss"},
+    )
+
+
+class HiddenStates(LossTerm):
     """A map for each of the store's channels, from a layer of the student as far through it.
 
     Where the student is as wide as the teacher, a map begins as the compression of that teacher's
@@ -30,9 +50,10 @@ class HiddenStates(nn.Module):
         InputError: no finished store, or a student whose layers do not give their states.
     """
 
+    name = "state"
+
     def __init__(self, weight: float, path: str, student: Any, pads: tuple[int, int]) -> None:
-        super().__init__()
-        self.weight = weight
+        super().__init__(weight)
         self._store = StateStore.open(path)
         plan = self._store.plan
         self._pads = pads
@@ -49,13 +70,44 @@ class HiddenStates(nn.Module):
         self._watcher = LayerStates(student, sorted(set(self._layer_of.values())))
         self._noted: dict[str, Tensor] = {}
 
+    @classmethod
+    def from_options(cls, cfg: Any, task: Any) -> Self | None:
+        """See :meth:`LossTerm.from_options`; there is none where nothing is trained."""
+        weight, path = option_weight(cfg, "state_weight"), cfg.state_store
+        if weight > 0 and not path:
+            raise InputError(
+                "--state-weight needs stored states: make a store with seqdistill cache-states and "
+                "give it as --state-store"
+            )
+        if path and not weight:
+            raise InputError(
+                "--state-store is given and --state-weight is 0; give a weight above 0"
+            )
+        if not path or task.student is None:
+            return None
+        source = getattr(task, "source_dictionary", None)
+        if source is None:
+            raise InputError("--state-store: hidden states are stored of text, this is speech")
+        given = task.cfg
+        if getattr(given, "source_dropout", 0) or getattr(given, "source_replacement", 0):
+            raise InputError(
+                "--state-store has the states of sources without noise; leave --source-dropout and "
+                "--source-replacement away"
+            )
+        return cls(weight, path, task.student, (source.pad(), task.target_dictionary.pad()))
+
     @contextmanager
-    def watching(self) -> Iterator[None]:
+    def watching(self, batch: Batch) -> Iterator[None]:
         """Note the student's states of the forward pass inside."""
         with self._watcher.watching() as self._noted:
             yield
 
-    def loss(self, sample: dict[str, Any], by_sentence: bool) -> Tensor:
+    def added(self, batch: Batch, distilled: Distilled) -> tuple[Tensor, Sums]:
+        """Return the distance of the batch's states from the stored ones."""
+        distance = self.distance(batch.sample, batch.by_sentence)
+        return distance, {"state_loss": distance.detach()}
+
+    def distance(self, sample: dict[str, Any], by_sentence: bool) -> Tensor:
         """Return what the batch adds, before its weight.
 
         A sum over the stored states of the batch, scaled by a constant of the store such that,
@@ -105,36 +157,3 @@ def _map(D: int, compression: Any) -> nn.Linear:
             made.weight.copy_(compression.directions / compression.scale)
             made.bias.copy_(-(compression.mean @ compression.directions.T) / compression.scale)
     return made
-
-
-def states_term(weight: float, path: str | None, task: Any) -> HiddenStates | None:
-    """Return the term of a training; None if none was asked for, or nothing is trained.
-
-    Args:
-        weight: ``--state-weight``.
-        path: ``--state-store``.
-        task: of the training; it has the student.
-
-    Raises:
-        InputError: one of the options without the other, or what :class:`HiddenStates` refuses.
-    """
-    if not weight >= 0:
-        raise InputError(f"--state-weight: expected 0 or more, got {weight}")
-    if weight > 0 and not path:
-        raise InputError(
-            "--state-weight needs stored states: make a store with seqdistill cache-states and "
-            "give it as --state-store"
-        )
-    if path and not weight:
-        raise InputError("--state-store is given and --state-weight is 0; give a weight above 0")
-    if not path or task.student is None:
-        return None
-    cfg, source = task.cfg, getattr(task, "source_dictionary", None)
-    if source is None:
-        raise InputError("--state-store: hidden states are stored of text, this is speech")
-    if getattr(cfg, "source_dropout", 0) or getattr(cfg, "source_replacement", 0):
-        raise InputError(
-            "--state-store has the states of sources without noise; leave --source-dropout and "
-            "--source-replacement away"
-        )
-    return HiddenStates(weight, path, task.student, (source.pad(), task.target_dictionary.pad()))
