@@ -12,7 +12,7 @@ from fairseq_plugins.features import encode_and_decode, pooled_by_sentence, requ
 from fairseq_plugins.target_cache.corpus import has_cuda
 from seqdistill.errors import InputError
 from seqdistill.uncertainty.densities import SIDES, FeatureMoments, GaussianDensity, ModelDensity
-from seqdistill.uncertainty.density_files import weight_sample
+from seqdistill.uncertainty.fitted_files import weight_sample
 
 
 @dataclass(frozen=True)

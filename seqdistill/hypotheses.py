@@ -24,12 +24,13 @@ class ModelInfo:
         kind: ``ensemble`` (several ordinary models), ``dirichlet`` (one Dirichlet student, or
             several as a mixture), ``softmax`` (one ordinary model), ``hydra`` (a student with a
             head for each member), ``laplace``, ``gaussian`` or ``concrete`` (a student with that
-            distribution over logits), or ``expectations`` (one that predicts measures).
+            distribution over logits), ``expectations`` (one that predicts measures) or
+            ``calibrated`` (one model, decoded as it is, whose probabilities a calibrator gave).
         members: number of models (or heads), at least 1.
         predictive: the distribution that was decoded: ``pe`` (product of expectations), ``ep``
             (expectation of products), ``base`` (softmax of a student's logits), ``mean`` (a
-            Dirichlet's α/α₀, or the mean of the members drawn from a distribution over logits) or
-            ``softmax``.
+            Dirichlet's α/α₀, or the mean of the members drawn from a distribution over logits),
+            ``softmax`` or ``calibrated``.
         offset: the Dirichlet's offset, None for ordinary models.
         samples: members drawn from a distribution over logits, None for other kinds.
         seed: of those draws.

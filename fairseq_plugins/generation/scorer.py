@@ -1,6 +1,7 @@
 """Given targets, force-decoded, with the measures that decoding them would have met."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -20,9 +21,10 @@ from fairseq_plugins.generation.second import SecondSystem
 from fairseq_plugins.outputs import rows_of_student, student_outputs
 from seqdistill.errors import InputError
 from seqdistill.hypotheses import ModelInfo
+from seqdistill.uncertainty.calibrated import CalibratedEstimator
 from seqdistill.uncertainty.densities import SIDES, ModelDensity
 from seqdistill.uncertainty.estimators import Estimator, TokenReading, UncertaintyOptions
-from seqdistill.uncertainty.outputs import MemberRows
+from seqdistill.uncertainty.outputs import MemberRows, ProjectedRows
 from seqdistill.uncertainty.second_reading import (
     check_temperatures,
     compare_predictions,
@@ -171,6 +173,7 @@ def _read(
     rows = torch.arange(tokens.numel(), device=tokens.device)
     positions = (counted.cumsum(dim=1) - 1)[counted]
     terms: list[Tensor] = []
+    believed: list[MemberRows] = []  # of a calibrated model
     unread: list[MemberRows] = []  # what knows its tokens' terms once it was read
 
     def look_up(output: Tensor | MemberRows) -> None:
@@ -185,6 +188,13 @@ def _read(
                 encoded, given = encode_and_decode(model, sample["net_input"], counted)
                 pooled["encoder"].append(encoded)
                 pooled["decoder"].append(pooled_by_sentence(given.features, counted))
+            if isinstance(estimator, CalibratedEstimator):
+                given = given or token_features(model, sample["net_input"], counted)
+                rows_read = ProjectedRows(given.features, given.weight, given.bias)
+                unread.append(rows_read)
+                believed.append(rows_read)
+                yield rows_read
+                continue
             if student_outputs(model) is not None:
                 given = given or token_features(model, sample["net_input"], counted)
                 for kept in rows_of_student(model, given.features):
@@ -209,6 +219,9 @@ def _read(
         read_members(), prefixes=prefixes() if estimator.needs_prefix else None
     )
     look_up_unread()
+    if isinstance(estimator, CalibratedEstimator):
+        # Nothing is searched here: everything that is said of a row is said of what it reports.
+        reading = replace(reading, log_probs=estimator.reported(believed))
     return reading, torch.cat(terms)
 
 

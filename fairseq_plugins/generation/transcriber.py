@@ -12,6 +12,7 @@ from fairseq.dataclass.configs import GenerationConfig
 from torch import Tensor
 
 from fairseq_plugins.generation import build_uncertainty_generator, densities_for
+from fairseq_plugins.generation.calibration import with_calibration
 from fairseq_plugins.generation.conversion import text_decoder, to_hypotheses
 from fairseq_plugins.generation.ensemble import estimator_of
 from fairseq_plugins.speech.loading import load_speech_models
@@ -33,6 +34,7 @@ class Transcriber:
         use_cpu: stay on the CPU where there is a GPU.
         options: measures and combination of the members; None: the defaults, PE.
         feature_density: a file of ``seqdistill fit-features``; None: no distances of features.
+        calibration: a file of ``seqdistill calibrate``; None: the models' own probabilities.
 
     Raises:
         InputError: a file is missing or damaged, or models, data or options do not go together.
@@ -59,12 +61,14 @@ class Transcriber:
         use_cpu: bool = False,
         options: UncertaintyOptions | None = None,
         feature_density: str | Path | None = None,
+        calibration: str | Path | None = None,
     ) -> None:
         self._use_cuda = torch.cuda.is_available() and not use_cpu
         loaded = load_speech_models(
             paths, data, config_yaml, predictive=predictive, use_cuda=self._use_cuda
         )
         self.task, self.models = loaded.task, loaded.models
+        options = with_calibration(options, calibration, self.models)
         self.model: ModelInfo = estimator_of(self.models, options).info
         # Not those of a training set: nothing is augmented.
         self._transforms = CompositeAudioFeatureTransform.from_config_dict(

@@ -18,6 +18,7 @@ from fairseq_plugins.generation import (
     densities_for,
     load_second_system,
 )
+from fairseq_plugins.generation.calibration import with_calibration
 from fairseq_plugins.generation.conversion import text_decoder, to_hypotheses
 from fairseq_plugins.generation.ensemble import estimator_of
 from fairseq_plugins.generation.loading import load_models, require_files
@@ -49,6 +50,8 @@ class Translator:
         temperatures: see ``UncertaintyScorer``.
         feature_density: a file of ``seqdistill fit-features``; hypotheses get the distances of
             their features. None: they have none.
+        calibration: a file of ``seqdistill calibrate``; the same translations, with calibrated
+            probabilities and uncertainties. None: those of the models.
 
     Raises:
         InputError: a file is missing or damaged, or models or options do not go together.
@@ -74,14 +77,15 @@ class Translator:
         against_predictive: str | None = None,
         temperatures: Sequence[float] = (),
         feature_density: str | Path | None = None,
+        calibration: str | Path | None = None,
     ) -> None:
         segmenters = (sentencepiece_model, target_sentencepiece_model)
         require_files(*paths, *against, *(model for model in segmenters if model is not None))
-        self._segmenter = _segmenter_of(sentencepiece_model)
+        self._segmenter = segmenter_of(sentencepiece_model)
         self._target_segmenter = (
             self._segmenter
             if target_sentencepiece_model is None
-            else _segmenter_of(target_sentencepiece_model)
+            else segmenter_of(target_sentencepiece_model)
         )
         self._use_cuda = torch.cuda.is_available() and not use_cpu
         loaded = load_models(
@@ -93,6 +97,7 @@ class Translator:
             use_cuda=self._use_cuda,
         )
         self.task, self.models = loaded.task, loaded.models
+        options = with_calibration(options, calibration, self.models)
         self.model: ModelInfo = estimator_of(self.models, options).info
         settings = GenerationConfig(beam=beam, max_len_a=max_len_a, max_len_b=max_len_b)
         densities = None
@@ -231,7 +236,8 @@ class Translator:
         )  # fmt: skip
 
 
-def _segmenter_of(model: str | Path | None) -> Any:
+def segmenter_of(model: str | Path | None) -> Any:
+    """Return a sentencepiece model; None where there is no file."""
     if model is None:
         return None
     import sentencepiece

@@ -204,6 +204,8 @@ def describe_model(model: ModelInfo) -> str:
             predictive = "decoded by their mean"
         drawn = f"{model.samples} members drawn with seed {model.seed}"
         return f"{model.kind} student over logits, {drawn}, {predictive}"
+    if model.kind == "calibrated":
+        return "one calibrated model"
     if model.kind == "expectations":
         return "student of expectations"
     if model.kind == "dirichlet":

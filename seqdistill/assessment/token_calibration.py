@@ -37,6 +37,7 @@ _ENTROPIES = {
     "mean": "total_uncertainty",
     "base": "total_uncertainty_base",
     "softmax": "total_uncertainty",
+    "calibrated": "total_uncertainty",
 }
 #: Numbers that are too large on a finite sample, and more so on a resample of it.
 BIASED = tuple(f"ece_{binning}" for binning in BINNINGS)

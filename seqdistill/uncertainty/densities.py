@@ -232,7 +232,7 @@ class ModelDensity:
     Attributes:
         name: of the checkpoint, for messages.
         weights: of the model, a sample by which it is known again; see
-            :func:`seqdistill.uncertainty.density_files.weight_sample`.
+            :func:`seqdistill.uncertainty.fitted_files.weight_sample`.
         in_domain: side, of :data:`SIDES`, → Gaussian.
         background: the same of text of any kind; without the decoder where that text had no
             translations, empty without a background.

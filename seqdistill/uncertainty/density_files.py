@@ -1,50 +1,19 @@
-"""Densities of features in a file, and how a model is known to be the one they were fitted on."""
+"""Densities of features in a file."""
 
-import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import safetensors
 import torch
-from safetensors.torch import save
 from torch import Tensor
 
 from seqdistill.errors import InputError
-from seqdistill.files import atomic_write
 from seqdistill.uncertainty.densities import SIDES, GaussianDensity, ModelDensity
+from seqdistill.uncertainty.fitted_files import is_sample_of, read_fitted, write_fitted
 
 SCHEMA = "seqdistill.feature-density/1"
 
-_METADATA_KEY = "seqdistill"
 _KINDS = ("in_domain", "background")
-#: Weights looked at in each parameter: enough that two trainings never agree in all of them.
-_SAMPLES = 16
-
-
-def weight_sample(parameters: Iterable[Tensor]) -> list[Tensor]:
-    """Return some weights of every parameter, evenly spaced: what a model is known by.
-
-    Unlike the checksum of a checkpoint it is the same however the weights were saved, and it can be
-    compared with a model that was cast to another dtype; see :func:`is_sample_of`.
-
-    Args:
-        parameters: in the model's order.
-    """
-    sample = []
-    for parameter in parameters:
-        flat = parameter.detach().reshape(-1)
-        places = torch.linspace(0, len(flat) - 1, min(_SAMPLES, len(flat)), dtype=torch.float64)
-        sample.append(flat[places.long().to(flat.device)].cpu())
-    return sample
-
-
-def is_sample_of(stored: Sequence[Tensor], parameters: Iterable[Tensor]) -> bool:
-    """Return whether weights that were stored are those of a model, in whatever dtype it is now."""
-    found = weight_sample(parameters)
-    return len(stored) == len(found) and all(
-        torch.equal(one.to(other.dtype), other) for one, other in zip(stored, found, strict=True)
-    )
 
 
 def write_densities(
@@ -76,9 +45,7 @@ def write_densities(
                 record[kind][side] = {"count": density.count, "shrinkage": density.shrinkage}
         models.append(record)
     metadata = {"schema": SCHEMA, "models": models, "settings": dict(settings)}
-    data = save(tensors, {_METADATA_KEY: json.dumps(metadata, sort_keys=True)})
-    with atomic_write(path, overwrite=overwrite, binary=True) as handle:
-        handle.write(data)
+    write_fitted(path, tensors, metadata, overwrite=overwrite)
 
 
 def read_densities(path: str | Path) -> list[ModelDensity]:
@@ -87,21 +54,7 @@ def read_densities(path: str | Path) -> list[ModelDensity]:
     Raises:
         InputError: the file is missing, damaged or of another kind.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise InputError(f"{path}: no such file; expected what `seqdistill fit-features` wrote")
-    try:
-        with safetensors.safe_open(str(path), framework="pt") as handle:
-            metadata = json.loads((handle.metadata() or {}).get(_METADATA_KEY, "null"))
-            tensors = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118
-    except (safetensors.SafetensorError, json.JSONDecodeError) as error:
-        raise InputError(f"{path}: not a density of features, or damaged ({error})") from error
-    schema = metadata.get("schema") if isinstance(metadata, dict) else None
-    if schema != SCHEMA:
-        raise InputError(
-            f"{path}: expected schema {SCHEMA!r}, got {schema!r}; give a file that `seqdistill "
-            "fit-features` wrote"
-        )
+    metadata, tensors = read_fitted(path, SCHEMA, "a density of features", "fit-features")
     try:
         return [_model(m, record, tensors) for m, record in enumerate(metadata["models"])]
     except (KeyError, TypeError, ValueError, RuntimeError) as error:

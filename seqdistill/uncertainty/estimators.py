@@ -12,6 +12,7 @@ one step afterwards); and when a hypothesis ends it makes the sequence measures 
 
 The terms of the members are concatenated: (K, N) with K = M for an ensemble, 3 for a Dirichlet
 student (and one more for each member drawn from it), 3M for M of them, 1 for an ordinary model.
+A calibrated model searches as it is and reports what its calibrator makes of it.
 Students with more outputs than logits are read as :mod:`seqdistill.uncertainty.heads` says.
 """
 
@@ -19,6 +20,7 @@ from collections.abc import Sequence
 
 from seqdistill.errors import InputError
 from seqdistill.student import StudentHead
+from seqdistill.uncertainty.calibrated import CalibratedEstimator
 from seqdistill.uncertainty.ensemble import EnsembleEstimator
 from seqdistill.uncertainty.heads import outputs_estimator
 from seqdistill.uncertainty.options import UncertaintyOptions
@@ -27,6 +29,7 @@ from seqdistill.uncertainty.single import DirichletEstimator, SoftmaxEstimator
 from seqdistill.uncertainty.students import DirichletMixtureEstimator
 
 __all__ = [
+    "CalibratedEstimator",
     "DirichletEstimator",
     "DirichletMixtureEstimator",
     "EnsembleEstimator",
@@ -57,6 +60,10 @@ def estimator_for(
         >>> estimator_for([None, None]).info.kind
         'ensemble'
     """
+    if options is not None and options.calibrator is not None:
+        # Its measures are chosen from what a calibrated model has, not from what the model has.
+        own = UncertaintyOptions(combination=options.combination)
+        return CalibratedEstimator(estimator_for(heads, own), options.calibrator, options)
     if not heads:
         raise InputError("expected at least one model, got none")
     estimator = outputs_estimator(heads, options)

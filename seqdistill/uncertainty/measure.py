@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 #: What produces hypotheses: several ordinary models, Dirichlet students, one ordinary model, the
-#: heads of a Hydra student, students with a distribution over logits, one of expectations.
+#: heads of a Hydra student, students with a distribution over logits, one of expectations, one
+#: model with a calibration.
 MODEL_KINDS = (
     "ensemble",
     "dirichlet",
@@ -14,6 +15,7 @@ MODEL_KINDS = (
     "gaussian",
     "concrete",
     "expectations",
+    "calibrated",
 )
 
 Level = Literal["token", "sequence"]

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from seqdistill.errors import InputError
+from seqdistill.uncertainty.calibrator import Calibrator
 from seqdistill.uncertainty.measures import MEASURES, UNNORMALISED_PREFIX
 from seqdistill.uncertainty.sequence import mean_over_positions, sequence_lengths
 
@@ -24,6 +25,7 @@ class UncertaintyOptions:
         dirichlet_samples: members drawn from a Dirichlet student at every step, 0 for none; the
             joint EP measures are theirs.
         dirichlet_seed: of those draws.
+        calibrator: of the one model that decodes; None: its predictions are reported as they are.
 
     Raises:
         InputError: another combination, one sample or fewer than none, or a negative seed.
@@ -33,6 +35,7 @@ class UncertaintyOptions:
     combination: str = "pe"
     dirichlet_samples: int = 0
     dirichlet_seed: int = 0
+    calibrator: Calibrator | None = None
 
     def __post_init__(self) -> None:
         if self.combination not in COMBINATIONS:

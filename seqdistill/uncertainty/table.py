@@ -34,7 +34,10 @@ _LOGIT_SPACE = ("laplace", "gaussian", "concrete")
 _ENSEMBLE_LIKE = ("ensemble", "dirichlet", "hydra", *_LOGIT_SPACE)
 
 #: What says something at every position of what members would disagree about.
-_DECOMPOSED = (*_ENSEMBLE_LIKE, "expectations")
+_DECOMPOSED = (*_ENSEMBLE_LIKE, "expectations", "calibrated")
+
+#: What stands beside softmax of its own logits.
+_BASED = ("dirichlet", *_LOGIT_SPACE, "calibrated")
 
 
 def _token(
@@ -102,8 +105,9 @@ _DEFAULTS = (
         "mean_m KL(p̄‖p_m); Dirichlet: Σ (α/α₀)(ln(α/α₀) − ψ(α) + ψ(α₀))", _SEQUENCES,
     ),
     _token(
-        "total_uncertainty_base", "TU (base)", "total", ("dirichlet", *_LOGIT_SPACE),
-        "H(softmax(z)), the base of the Dirichlet α = e^z + offset; logit-space: of the location",
+        "total_uncertainty_base", "TU (base)", "total", _BASED,
+        "H(softmax(z)), the base of the Dirichlet α = e^z + offset; logit-space: of the location; "
+        "calibrated: of what is decoded",
         _PROXY,
     ),
     replace(
@@ -128,7 +132,8 @@ _DEFAULTS = (
         needs_samples=("dirichlet",),
     ),
     _joint(
-        "joint_reverse_mutual_information_pe", "joint RMI (PE)", "pe", "knowledge", _ENSEMBLE_LIKE,
+        "joint_reverse_mutual_information_pe", "joint RMI (PE)", "pe", "knowledge",
+        (*_ENSEMBLE_LIKE, "calibrated"),
         "(1/L) Σ_l [ln p̄(y_l) − mean_m ln p_m(y_l)]; "
         "Dirichlet: (1/L) Σ_l [ψ(α₀) − ψ(α_{y_l}) + ln(α_{y_l}/α₀)]",
     ),
@@ -139,8 +144,7 @@ _DEFAULTS = (
         needs_samples=("dirichlet",),
     ),
     _joint(
-        "joint_total_uncertainty_base", "joint TU (base)", "pe", "total",
-        ("dirichlet", *_LOGIT_SPACE),
+        "joint_total_uncertainty_base", "joint TU (base)", "pe", "total", _BASED,
         "−(1/L) Σ_l ln softmax(z_l)(y_l)",
     ),
 )  # fmt: skip

@@ -21,7 +21,8 @@ from fairseq_plugins.target_cache.corpus import CorpusPlace
 from seqdistill.cli.main import main
 from seqdistill.errors import InputError
 from seqdistill.uncertainty.densities import FeatureMoments, ModelDensity
-from seqdistill.uncertainty.density_files import read_densities, weight_sample
+from seqdistill.uncertainty.density_files import read_densities
+from seqdistill.uncertainty.fitted_files import weight_sample
 from tests.plugins.corpus import Corpus, run, save_teacher
 from tests.plugins.tiny_models import collate, tiny_batch, tiny_dictionary, tiny_model
 from tests.reference import densities as reference

@@ -19,9 +19,9 @@ from seqdistill.uncertainty.densities import (
 from seqdistill.uncertainty.density_files import (
     densities_of,
     read_densities,
-    weight_sample,
     write_densities,
 )
+from seqdistill.uncertainty.fitted_files import weight_sample
 from tests.reference import densities as reference
 
 
