@@ -73,17 +73,7 @@ def check(recipe: "Recipe") -> None:
     both = sorted(recipe.data.unlabelled.keys() & {**recipe.data.tests, **recipe.data.ood}.keys())
     if both:
         raise InputError(f"data.unlabelled.{both[0]}: another set has that name")
-    for name, transfer in recipe.transfer.items():
-        known = ["train", *recipe.data.unlabelled]
-        if transfer.subset not in known:
-            raise unknown("set", transfer.subset, known, f"transfer.{name}.subset")
-        if transfer.subset != "train":
-            wanted = (recipe.targets.arguments | transfer.arguments).get("targets")
-            if wanted != "ensemble":
-                raise InputError(
-                    f"transfer.{name}: {transfer.subset} has no references, so the ensemble has to "
-                    "translate it: set arguments.targets to ensemble"
-                )
+    _check_transfer(recipe)
     _check_permuted(recipe)
     _check_launch(recipe)
     for number, published in enumerate(recipe.published):
@@ -95,6 +85,35 @@ def check(recipe: "Recipe") -> None:
             raise unknown("set", published.set, sets, f"{where}.set")
         if published.score not in ("bleu", "chrf"):
             raise unknown("score", published.score, ["bleu", "chrf"], f"{where}.score")
+
+
+def _check_transfer(recipe: "Recipe") -> None:
+    """Check that further sets to learn from are made of something, and by whom."""
+    sets = ("train", "valid", "test", *recipe.data.tests, *recipe.data.ood, *recipe.data.unlabelled)
+    for name, transfer in recipe.transfer.items():
+        where = f"transfer.{name}"
+        known = ["train", *recipe.data.unlabelled]
+        if transfer.subset not in known:
+            raise unknown("set", transfer.subset, known, f"{where}.subset")
+        if transfer.generate is not None:
+            if transfer.subset != "train":
+                raise InputError(f"{where}: its sources are drawn, so subset has no meaning")
+            if name in sets:
+                raise InputError(f"{where}: its sources are drawn, and another set has that name")
+            if recipe.language_model is None:
+                raise InputError(
+                    f"{where}: its sources are drawn from a language model; say under "
+                    "language_model.arguments how that is trained"
+                )
+            if "count" not in transfer.generate:
+                raise InputError(f"{where}.generate.count has to say how many sentences are drawn")
+        if transfer.subset != "train" or transfer.generate is not None:
+            wanted = (recipe.targets.arguments | transfer.arguments).get("targets")
+            if wanted != "ensemble":
+                raise InputError(
+                    f"{where}: {recipe.subset_of(name)} has no references, so the ensemble has to "
+                    "translate it: set arguments.targets to ensemble"
+                )
 
 
 def _check_stages(recipe: "Recipe", name: str) -> None:
@@ -155,6 +174,7 @@ def _check_kind(recipe: "Recipe") -> None:
         "data.permuted": data.permuted or None,
         "data.unlabelled": data.unlabelled or None,
         "transfer": recipe.transfer or None,
+        "language_model": recipe.language_model,
         "gradients": recipe.gradients,
     }
     for key, value in text_only.items():
@@ -168,3 +188,9 @@ def _check_kind(recipe: "Recipe") -> None:
             "targets.mode must be online for data.kind speech (or none), got store: its "
             "features are augmented anew in every epoch, so nothing the teachers said can be kept"
         )
+    for name in recipe.students.each:
+        if any(stage.targets == "store" for stage in recipe.stages_of(name)):
+            raise InputError(
+                f"students.each.{name}: targets must be online for data.kind speech (or none), got "
+                "store: nothing that teachers say of features that are augmented anew can be kept"
+            )

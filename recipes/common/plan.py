@@ -10,9 +10,10 @@ from typing import Protocol
 
 from recipes.common import plan_speech, plan_text
 from recipes.common.command import render
-from recipes.common.progress import decoding_progress, training_progress
-from recipes.common.recipe import RANDOM, Arguments, Launch, Recipe, Stage
+from recipes.common.progress import decoding_progress
+from recipes.common.recipe import RANDOM, Arguments, Recipe, Stage
 from recipes.common.steps import Step
+from recipes.common.training import training_step
 from recipes.common.work import WorkFolder, model_path, reference_paths, teacher_paths
 
 
@@ -71,14 +72,14 @@ def teacher_steps(recipe: Recipe, work: WorkFolder) -> list[Step]:
         training_step(
             f"teacher {number}",
             2,
-            recipe,
-            work,
+            recipe.launch,
+            kind.data_folder(work),
             work.trained("teachers", name),
             {"seed": recipe.seed + number - 1}
             | kind.TEACHER
             | recipe.training
             | recipe.teachers.arguments,
-            (),
+            kind.set_files(work, "train", "valid"),
             keep=recipe.teachers.average,
         )
         for number, name in enumerate(recipe.teacher_names, start=1)
@@ -159,12 +160,15 @@ def stage_step(recipe: Recipe, work: WorkFolder, name: str, number: int) -> Step
     return training_step(
         f"distil {name}" if is_last else f"distil {name} part {number + 1}",
         4,
-        recipe,
-        work,
+        recipe.launch,
+        given.data,
         stage_checkpoint(work, name, number, len(stages)),
         arguments,
-        (*given.inputs, *(() if start is None else (start,))),
-        given.data,
+        (
+            *kind.set_files(work, "train", "valid"),
+            *given.inputs,
+            *(() if start is None else (start,)),
+        ),
         keep=recipe.students.average if is_last else None,
     )
 
@@ -195,9 +199,8 @@ def stage_targets(recipe: Recipe, work: WorkFolder, stage: Stage) -> GivenTarget
     data = KINDS[recipe.data.kind].data_folder(work)
     outputs, subset, store = recipe.targets.arguments, "train", work.targets("train")
     if stage.transfer is not None:
-        transfer = recipe.transfer[stage.transfer]
-        outputs = outputs | transfer.arguments
-        subset, store = transfer.subset, work.transfer(stage.transfer)
+        outputs = outputs | recipe.transfer[stage.transfer].arguments
+        subset, store = recipe.subset_of(stage.transfer), work.transfer(stage.transfer)
     arguments: Arguments = {}
     inputs: tuple[Path, ...] = ()
     is_stored = stage.targets == "store" or stage.transfer is not None
@@ -214,58 +217,6 @@ def stage_targets(recipe: Recipe, work: WorkFolder, stage: Stage) -> GivenTarget
         inputs = tuple(one / "manifest.json" for one in stores)
         arguments["target-store"] = ":".join(str(one) for one in stores)
     return GivenTargets(arguments, inputs, data)
-
-
-def training_step(
-    name: str,
-    stage: int,
-    recipe: Recipe,
-    work: WorkFolder,
-    checkpoint: Path,
-    arguments: Arguments,
-    inputs: Sequence[Path],
-    data: Path | None = None,
-    keep: int | None = None,
-) -> Step:
-    """Return a training that resumes from its last checkpoint; ``keep``: epochs' that are kept."""
-    kept: Arguments = {"no-epoch-checkpoints": True} if keep is None else {"keep-last-epochs": keep}
-    arguments = {
-        **arguments,
-        "save-dir": str(checkpoint.parent),
-        **kept,
-        "log-format": "json",
-        "log-interval": arguments.get("log-interval", 20),
-    }
-    kind = KINDS[recipe.data.kind]
-    folder = kind.data_folder(work) if data is None else data
-    launch = recipe.launch
-    if launch.deepspeed is not None:
-        arguments["deepspeed"] = launch.deepspeed
-        inputs = (*inputs, Path(launch.deepspeed))
-    program = (*launch_words(launch), "seqdistill-fairseq-train")
-    command = (*program, str(folder), *render(arguments, name))
-    reads = kind.set_files(work, "train", "valid")
-    progress = training_progress(arguments.get("max-update"))
-    return Step(
-        name,
-        stage,
-        command,
-        (*reads, *inputs),
-        (checkpoint,),
-        checkpoint.parent,
-        resumes=True,
-        progress=progress,
-    )
-
-
-def launch_words(launch: Launch) -> tuple[str, ...]:
-    """Return what stands before the program of a training."""
-    words = list(launch.launcher)
-    if launch.processes is not None and not words:
-        words = ["torchrun", "--standalone", "--nproc_per_node", str(launch.processes)]
-        words.append("--no-python")
-    variables = [f"{name}={value}" for name, value in launch.environment.items()]
-    return (*(["env", *variables] if variables else []), *words)
 
 
 def decode_steps(recipe: Recipe, work: WorkFolder) -> list[Step]:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from recipes.common.command import render
 from recipes.common.pieces import DICTIONARY
+from recipes.common.plan_generated import drawing_step, generated_data, language_model_steps
 from recipes.common.recipe import Arguments, Pieces, Recipe, data_files, shared_modules
 from recipes.common.steps import Step
 from recipes.common.work import WorkFolder, model_path, teacher_paths
@@ -65,6 +66,7 @@ def data_steps(recipe: Recipe, work: WorkFolder) -> list[Step]:
         tuple(command),
         (work.text / "*.*", *([Path(given.model)] if given else [])),
         (
+            work.pieces / "spm.model",
             *(work.pieces / f"{name}.{source}" for name in names),
             *([work.pieces / DICTIONARY] if whole else []),
         ),
@@ -106,11 +108,17 @@ def target_steps(recipe: Recipe, work: WorkFolder) -> list[Step]:
     if is_stored:
         valid = work.targets("valid")
         steps.append(store_step("targets of valid", recipe, work, "valid", valid, on_references))
-    for name in dict.fromkeys(one.transfer for one in stages if one.transfer is not None):
-        transfer, folder = recipe.transfer[name], work.transfer(name)
-        arguments = recipe.targets.arguments | transfer.arguments
-        step_name = f"targets of transfer {name}"
-        steps.append(store_step(step_name, recipe, work, transfer.subset, folder, arguments))
+    names = list(dict.fromkeys(one.transfer for one in stages if one.transfer is not None))
+    drawn = [name for name in names if recipe.transfer[name].generate is not None]
+    if drawn:
+        steps += language_model_steps(recipe, work)
+        steps += [drawing_step(recipe, work, name) for name in drawn]
+    for name in names:
+        step_name, subset = f"targets of transfer {name}", recipe.subset_of(name)
+        arguments = recipe.targets.arguments | recipe.transfer[name].arguments
+        data = generated_data(work, name) if name in drawn else None
+        folder = work.transfer(name)
+        steps.append(store_step(step_name, recipe, work, subset, folder, arguments, data))
     return steps
 
 
@@ -124,17 +132,29 @@ def store_step(
     subset: str,
     folder: Path,
     arguments: Arguments | None = None,
+    data: Path | None = None,
 ) -> Step:
-    """Return the making of one target store; ``arguments``: None takes the recipe's."""
+    """Return the making of one target store.
+
+    Args:
+        name: of the step.
+        recipe: the recipe.
+        work: where.
+        subset: of the data.
+        folder: of the store.
+        arguments: options of ``seqdistill cache-targets``; None takes the recipe's.
+        data: the data folder; None: the recipe's.
+    """
     source, target = recipe.languages
     teachers = teacher_paths(recipe, work)
     arguments = recipe.targets.arguments if arguments is None else arguments
+    data = work.binarised if data is None else data
     command = (
-        "seqdistill", "cache-targets", str(work.binarised), "-s", source, "-t", target,
+        "seqdistill", "cache-targets", str(data), "-s", source, "-t", target,
         "--subset", subset, "--ensemble-paths", ":".join(map(str, teachers)),
         "--output", str(folder), *render(arguments, name),
     )  # fmt: skip
-    reads = (work.binarised / f"{subset}.*", work.binarised / "dict.*", *teachers)
+    reads = (data / f"{subset}.*", data / "dict.*", *teachers)
     return Step(name, 3, command, reads, (folder / "manifest.json",), folder, resumes=True)
 
 

@@ -129,15 +129,29 @@ class Targets:
 
 
 @dataclass(frozen=True)
+class LanguageModel:
+    """Stage 3, where a set to learn from is drawn from it: a model of the training set's sources.
+
+    Attributes:
+        arguments: options of fairseq-train; nothing is shared with other trainings.
+    """
+
+    arguments: Arguments = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Transfer:
     """Another set to learn from than the training set: text with the ensemble's own outputs.
 
     Attributes:
         subset: ``train``, or an unlabelled set, whose sources are translated.
+        generate: the sources are drawn from the language model instead: options of ``seqdistill
+            generate-sources``; None: they are those of ``subset``.
         arguments: options of ``seqdistill cache-targets``, over those of ``targets``.
     """
 
     subset: str = "train"
+    generate: Arguments | None = None
     arguments: Arguments = field(default_factory=dict)
 
 
@@ -302,6 +316,7 @@ class Recipe:
         title: one line for tables and the report.
         targets: whether targets are stored, and how.
         transfer: further sets that students can learn from, by name; text only.
+        language_model: what sets are drawn from that are to be generated; None: there is none.
         gradients: where the losses' gradients are looked at; None: nowhere.
         launch: how trainings are started.
         published: others' numbers that the results have beside ours.
@@ -328,6 +343,7 @@ class Recipe:
     assess: Assess
     targets: Targets = field(default_factory=Targets)
     transfer: dict[str, Transfer] = field(default_factory=dict)
+    language_model: LanguageModel | None = None
     gradients: Gradients | None = None
     launch: Launch = field(default_factory=Launch)
     published: list[Published] = field(default_factory=list)
@@ -373,6 +389,11 @@ class Recipe:
             )
             for stage in student.stages or [Stage()]
         ]
+
+    def subset_of(self, transfer: str) -> str:
+        """Return the name of the sentences that a set to learn from is made of."""
+        made = self.transfer[transfer]
+        return made.subset if made.generate is None else transfer
 
     def models_of(self, system: str) -> list[str]:
         """Return the names of the models that a system decodes with."""

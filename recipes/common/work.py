@@ -87,6 +87,15 @@ class WorkFolder:
         """The target store of a further set to learn from, and its data."""
         return self.root / "transfer" / name
 
+    @property
+    def language_model(self) -> Path:
+        """The language model of the training set's sources, and its data."""
+        return self.root / "language_model"
+
+    def generated(self, name: str) -> Path:
+        """The sources of a set to learn from that are drawn, as a data folder, and their counts."""
+        return self.root / "generated" / name
+
     def decoded(self, system: str, name: str) -> Path:
         """Hypotheses of a system on a set."""
         return self.root / "decode" / system / f"{name}.jsonl"

@@ -39,6 +39,9 @@ SOURCE_ONLY = {
 }
 """Another domain and other languages; there is no reference, or none that makes sense."""
 
+UNLABELLED = {"monolingual": "mlqe_pe_ende/train.src"}
+"""English alone, to learn from; none of its sentences is in the out-of-domain sets."""
+
 
 def source_files(options: DataOptions) -> list[Path]:
     """Return every file that the text is made from."""
@@ -48,7 +51,7 @@ def source_files(options: DataOptions) -> list[Path]:
         for language in ("en", "de")
     ]
     names += [name for pair in PARALLEL.values() for name in pair]
-    names += SOURCE_ONLY.values()
+    names += [*SOURCE_ONLY.values(), *UNLABELLED.values()]
     return [Path(options.root) / "mt" / name for name in dict.fromkeys(names)]
 
 
@@ -75,6 +78,8 @@ def write_text(options: DataOptions, folder: Path, source_lang: str, target_lang
         write_parallel(folder, name, *sides)
     for name, source_name in SOURCE_ONLY.items():
         write_lines(folder / f"{name}.{source_lang}", lines(source_name))
+    for name, source_name in UNLABELLED.items():
+        write_lines(folder / f"{name}.{source_lang}", lines(source_name, None))
     permuted = permute_words(lines("tatoeba_ende/test.en"), options.seed)
     write_lines(folder / f"permuted.{source_lang}", permuted)
 

@@ -1,0 +1,1 @@
+"""Source sentences drawn from a language model, for an ensemble to translate."""
