@@ -7,7 +7,7 @@ from typing import Any
 from fairseq_plugins.layer_states import depths_of
 from fairseq_plugins.state_cache.making import StateMaker, StateShardWork
 from fairseq_plugins.target_cache.corpus import CorpusPlace, data_print
-from fairseq_plugins.target_cache.run import Progress
+from fairseq_plugins.target_cache.options import Progress, StoreOptions
 from fairseq_plugins.teachers import expand_paths, load_translation_member
 from seqdistill.errors import InputError
 from seqdistill.files import locked
@@ -20,47 +20,27 @@ DEFAULT_LAYERS = "encoder.last,decoder.last"
 _MAX_TOKENS = 4096
 
 
-@dataclass(frozen=True)
-class StateOptions:
-    """What is to be stored, and where.
+@dataclass(frozen=True, kw_only=True)
+class StateOptions(StoreOptions):
+    """What is to be stored, and where; ``max_tokens`` None is 4,096.
 
     Attributes:
-        data: fairseq's data folder.
         paths: the teachers, one or more.
-        output: folder of the store.
-        source: language; None: inferred.
-        target: language; likewise.
-        subset: of the data.
         layers: names of layers.
         width: numbers of a state.
         positions: of a sentence and side; None: all.
         choice: how they are chosen.
         fit_sentences: that the maps are fitted on.
         seed: of their choice.
-        shard_sentences: sentences a shard.
-        max_tokens: of a batch; None: 4,096.
-        workers: processes.
-        use_cpu: even where there is a GPU.
-        overwrite: begin a store anew.
     """
 
-    data: str
     paths: str
-    output: str
-    source: str | None = None
-    target: str | None = None
-    subset: str = "train"
     layers: str = DEFAULT_LAYERS
     width: int = 64
     positions: int | None = None
     choice: str = "rare"
     fit_sentences: int = 1000
     seed: int = 1
-    shard_sentences: int = 2048
-    max_tokens: int | None = None
-    workers: int = 1
-    use_cpu: bool = False
-    overwrite: bool = False
 
 
 class StateCaching:
@@ -101,7 +81,7 @@ class StateCaching:
             fit_sentences=options.fit_sentences,
             seed=options.seed,
             shard_sentences=options.shard_sentences,
-            environment=describe_environment(),
+            environment=describe_environment(options.command),
         )
         max_tokens = options.max_tokens or _MAX_TOKENS
         self._maker = StateMaker(self.plan, corpus, tuple(paths), max_tokens, options.use_cpu)

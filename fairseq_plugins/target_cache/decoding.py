@@ -5,9 +5,6 @@ store is made of it, so nothing that follows needs to know where the targets cam
 """
 
 import json
-import os
-import re
-import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from fairseq.data import LanguagePairDataset, indexed_dataset
+from fairseq.data import LanguagePairDataset
 from fairseq.dataclass.configs import GenerationConfig
 from fairseq.sequence_generator import SequenceGenerator
 
@@ -25,15 +22,14 @@ from fairseq_plugins.target_cache.corpus import (
     make_batches,
     take_gpu,
 )
+from fairseq_plugins.target_cache.folders import write_folder
 from fairseq_plugins.target_cache.making import TeacherPlace
 from fairseq_plugins.teachers import TeacherEnsemble, translation_loader
 from seqdistill.errors import InputError
 from seqdistill.files import (
-    disk_errors,
     json_to_bytes,
     read_json,
     remove_parts,
-    sync_folder,
     write_whole,
 )
 from seqdistill.records import differences
@@ -233,9 +229,6 @@ def write_data(
         with_references: put the corpus itself before the outputs.
         outputs: of each source; they come one after the other.
     """
-    part = store / (DATA + ".part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir()
     decoded = _outputs(store / DECODING, len(dataset))
     items = [dataset[index] for index in range(len(dataset))] if with_references else []
     sources = [item["source"] for item in items]
@@ -243,27 +236,11 @@ def write_data(
         source for index in range(len(dataset)) for source in [dataset[index]["source"]] * outputs
     ]
     targets = [item["target"] for item in items] + decoded
-    prefix = f"{corpus.subset}.{corpus.source}-{corpus.target}"
-    with disk_errors(part):
-        for language, dictionary, sentences in (
-            (corpus.source, dataset.src_dict, sources),
-            (corpus.target, dataset.tgt_dict, targets),
-        ):
-            dictionary_file = f"dict.{language}.txt"
-            shutil.copyfile(Path(corpus.folder) / dictionary_file, part / dictionary_file)
-            stem = str(part / f"{prefix}.{language}")
-            builder = indexed_dataset.make_builder(f"{stem}.bin", "mmap", len(dictionary))
-            for sentence in sentences:
-                builder.add_item(sentence)
-            builder.finalize(f"{stem}.idx")
-        for path in _other_subsets(corpus):
-            _link(path, part / path.name)
-        for path in part.iterdir():
-            with open(path, "rb") as handle:
-                os.fsync(handle.fileno())
-        sync_folder(part)
-        os.replace(part, store / DATA)
-    sync_folder(store)
+    sides = {
+        corpus.source: (dataset.src_dict, sources),
+        corpus.target: (dataset.tgt_dict, targets),
+    }
+    write_folder(store / DATA, corpus, sides)
     for path in (store / DECODING).glob("*.safetensors"):
         path.unlink()
 
@@ -275,22 +252,3 @@ def _outputs(folder: Path, sentences: int) -> list[torch.Tensor]:
         ids = torch.from_numpy(arrays["ids"].astype(np.int64))
         found += torch.split(ids, np.diff(arrays["offsets"]).tolist())
     return found
-
-
-def _other_subsets(corpus: CorpusPlace) -> Iterator[Path]:
-    """Yield the binarised files of the corpus's folder that are of its other subsets."""
-    a, b = re.escape(corpus.source), re.escape(corpus.target)
-    binarised = re.compile(rf"(.+)\.(?:{a}-{b}|{b}-{a})\.(?:{a}|{b})\.(?:bin|idx)")
-    joined = rf"{re.escape(corpus.subset)}\d*" if corpus.subset == "train" else corpus.subset
-    for path in sorted(Path(corpus.folder).iterdir()):
-        match = binarised.fullmatch(path.name)
-        if match and not re.fullmatch(joined, match[1]):
-            yield path
-
-
-def _link(path: Path, target: Path) -> None:
-    """Link a file, or copy it where the file system has no links (or it is another one)."""
-    try:
-        os.link(path.resolve(), target)
-    except OSError:
-        shutil.copyfile(path, target)

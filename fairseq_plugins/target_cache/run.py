@@ -1,9 +1,8 @@
 """``seqdistill cache-targets``: from options to a finished store."""
 
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from fairseq_plugins.target_cache.corpus import CorpusPlace, data_print, fitting_tokens, has_cuda
 from fairseq_plugins.target_cache.decoding import (
@@ -16,6 +15,7 @@ from fairseq_plugins.target_cache.decoding import (
     write_data,
 )
 from fairseq_plugins.target_cache.making import ShardWork, TeacherPlace
+from fairseq_plugins.target_cache.options import Progress, StoreOptions
 from fairseq_plugins.teachers import find_members
 from seqdistill.files import locked
 from seqdistill.records import describe_environment
@@ -36,25 +36,15 @@ TARGETS = ("references", "ensemble", "both")
 DEFAULT_TOP_K = 128
 
 
-class Progress(Protocol):
-    """Shows how far a piece of work is."""
-
-    def __call__(self, what: str, done: int, total: int, steps: Iterator[int]) -> None:
-        """Go through ``steps``, each a number of sentences; ``done`` of ``total`` are done."""
-        ...
-
-
-@dataclass(frozen=True)
-class CacheOptions:
+@dataclass(frozen=True, kw_only=True)
+class CacheOptions(StoreOptions):
     """What is to be stored, and where.
 
+    ``max_tokens`` None is what makes a (tokens, V) array 16 MB large (256 MB on a GPU), and 4,096
+    at most.
+
     Attributes:
-        data: fairseq's data folder.
         ensemble_paths: the teachers, as ``--ensemble-paths`` has them.
-        output: folder of the store.
-        source: language; None: inferred from the folder.
-        target: language; likewise.
-        subset: of the data.
         targets: ``references``, ``ensemble`` (its own outputs) or ``both``.
         search: how outputs are decoded.
         top_k: pieces a token; None with no ``tail_bound`` is 128, or V if that is less.
@@ -64,22 +54,10 @@ class CacheOptions:
         temperature: of the teachers.
         for_end2: keep what EnD² needs.
         exact_precision: keep the precision of ``concentration="exact"``.
-        shard_sentences: sentences a shard.
         ensemble_dtype: of the teachers' forward pass.
-        max_tokens: of a batch; None is what makes a (tokens, V) array 16 MB large (256 MB on a
-            GPU), and 4,096 at most.
-        workers: processes.
-        use_cpu: even where there is a GPU.
-        overwrite: begin a store anew.
-        command: to note in the store.
     """
 
-    data: str
     ensemble_paths: str
-    output: str
-    source: str | None = None
-    target: str | None = None
-    subset: str = "train"
     targets: str = "references"
     search: Search = field(default_factory=Search)
     top_k: int | None = None
@@ -89,13 +67,7 @@ class CacheOptions:
     temperature: float = 1.0
     for_end2: bool = False
     exact_precision: bool = False
-    shard_sentences: int = 2048
     ensemble_dtype: str = "float32"
-    max_tokens: int | None = None
-    workers: int = 1
-    use_cpu: bool = False
-    overwrite: bool = False
-    command: tuple[str, ...] | None = None
 
 
 class Caching:

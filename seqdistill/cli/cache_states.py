@@ -6,7 +6,12 @@ import sys
 from typing import Any
 
 from seqdistill.cli.common import add_verb, positive, show_progress
-from seqdistill.cli.with_fairseq import add_language_options, fairseq_at_hand
+from seqdistill.cli.store_options import (
+    add_place_options,
+    add_running_options,
+    shared_options,
+)
+from seqdistill.cli.with_fairseq import fairseq_at_hand
 from seqdistill.targets.store.describe import size_text
 
 _DESCRIPTION = """\
@@ -27,16 +32,12 @@ seqdistill cache-states data-bin --path 'teachers/*.pt' --layers encoder.last,de
 def add_parser(subparsers: Any) -> None:
     """Add the verb to the main parser."""
     parser = add_verb(subparsers, "cache-states", description=_DESCRIPTION, example=_EXAMPLE)
-    parser.add_argument("data", metavar="DATA", help="folder that fairseq-preprocess made")
-    parser.add_argument(
+    add_place_options(
+        parser,
         "--path",
-        required=True,
-        metavar="A.pt:B.pt…",
-        help="one checkpoint or several of one size, with colons between them, or a quoted glob",
+        paths_help="one checkpoint or several of one size, with colons between them, or a quoted "
+        "glob",
     )
-    parser.add_argument("--output", required=True, metavar="DIR", help="folder of the store")
-    add_language_options(parser)
-    parser.add_argument("--subset", default="train", metavar="NAME", help="of DATA")
     group = parser.add_argument_group("content")
     group.add_argument(
         "--layers",
@@ -65,23 +66,7 @@ def add_parser(subparsers: Any) -> None:
         help="sentences that the directions are found from",
     )
     group.add_argument("--seed", type=int, default=1, help="of the choice of those sentences")
-    group = parser.add_argument_group("running")
-    group.add_argument("--workers", type=positive, default=1, metavar="N", help="processes")
-    group.add_argument(
-        "--max-tokens", type=positive, default=4096, metavar="N", help="tokens of a batch"
-    )
-    group.add_argument(
-        "--shard-sentences",
-        type=positive,
-        default=2048,
-        metavar="N",
-        help="sentences of a shard: what a killed worker has to do again",
-    )
-    group.add_argument("--cpu", action="store_true", help="stay on the CPU")
-    group.add_argument("--overwrite", action="store_true", help="begin a store anew that DIR holds")
-    group.add_argument(
-        "--dry-run", action="store_true", help="print what would be done as JSON, and do nothing"
-    )
+    add_running_options(parser, max_tokens="4096")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -91,23 +76,14 @@ def run(args: argparse.Namespace) -> int:
 
         caching = StateCaching(
             StateOptions(
-                data=args.data,
+                **shared_options(args),
                 paths=args.path,
-                output=args.output,
-                source=args.source_lang,
-                target=args.target_lang,
-                subset=args.subset,
                 layers=args.layers,
                 width=args.width,
                 positions=args.positions,
                 choice=args.choose,
                 fit_sentences=args.fit_sentences,
                 seed=args.seed,
-                shard_sentences=args.shard_sentences,
-                max_tokens=args.max_tokens,
-                workers=args.workers,
-                use_cpu=args.cpu,
-                overwrite=args.overwrite,
             )
         )
         if args.dry_run:

@@ -6,7 +6,12 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from seqdistill.cli.common import add_verb, positive, show_progress
-from seqdistill.cli.with_fairseq import add_language_options, fairseq_at_hand
+from seqdistill.cli.store_options import (
+    add_place_options,
+    add_running_options,
+    shared_options,
+)
+from seqdistill.cli.with_fairseq import fairseq_at_hand
 from seqdistill.targets.store.describe import size_text
 
 if TYPE_CHECKING:
@@ -34,20 +39,25 @@ seqdistill cache-targets data-bin --ensemble-paths 'teachers/*.pt' --output stor
 def add_parser(subparsers: Any) -> None:
     """Add the verb to the main parser."""
     parser = add_verb(subparsers, "cache-targets", description=_DESCRIPTION, example=_EXAMPLE)
-    parser.add_argument("data", metavar="DATA", help="folder that fairseq-preprocess made")
-    parser.add_argument(
+    add_place_options(
+        parser,
         "--ensemble-paths",
-        required=True,
-        metavar="A.pt:B.pt…",
-        help="teachers' checkpoints with colons between them, or a quoted glob; one alone serves "
-        "mean_kl and kdgan",
+        paths_help="teachers' checkpoints with colons between them, or a quoted glob; one alone "
+        "serves mean_kl and kdgan",
     )
-    parser.add_argument("--output", required=True, metavar="DIR", help="folder of the store")
-    add_language_options(parser)
-    parser.add_argument("--subset", default="train", metavar="NAME", help="of DATA")
     _add_targets(parser)
     _add_content(parser)
-    _add_running(parser)
+    running = add_running_options(
+        parser,
+        max_tokens="as many as make tokens x vocabulary floats 16 MB, on a GPU 256 MB, but at most "
+        "4096",
+    )
+    running.add_argument(
+        "--ensemble-dtype",
+        choices=("float32", "float16", "bfloat16"),
+        default="float32",
+        help="precision of the teachers' forward pass; statistics are float32",
+    )
 
 
 def _add_targets(parser: argparse.ArgumentParser) -> None:
@@ -126,43 +136,6 @@ def _add_content(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_running(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("running")
-    group.add_argument(
-        "--workers",
-        type=positive,
-        default=1,
-        metavar="N",
-        help="processes, each with its own teachers (if several: with one thread, and on a machine "
-        "with several GPUs each takes another)",
-    )
-    group.add_argument(
-        "--max-tokens",
-        type=positive,
-        metavar="N",
-        help="tokens of a batch (default: as many as make tokens x vocabulary floats 16 MB, on a "
-        "GPU 256 MB, but at most 4096)",
-    )
-    group.add_argument(
-        "--shard-sentences",
-        type=positive,
-        default=2048,
-        metavar="N",
-        help="sentences of a shard: what a killed worker has to do again",
-    )
-    group.add_argument(
-        "--ensemble-dtype",
-        choices=("float32", "float16", "bfloat16"),
-        default="float32",
-        help="precision of the teachers' forward pass; statistics are float32",
-    )
-    group.add_argument("--cpu", action="store_true", help="stay on the CPU")
-    group.add_argument("--overwrite", action="store_true", help="begin a store anew that DIR holds")
-    group.add_argument(
-        "--dry-run", action="store_true", help="print what would be done as JSON, and do nothing"
-    )
-
-
 def run(args: argparse.Namespace) -> int:
     """Make the store; returns the exit status."""
     with fairseq_at_hand():
@@ -189,12 +162,8 @@ def _options(args: argparse.Namespace) -> "CacheOptions":
     from fairseq_plugins.target_cache.run import CacheOptions
 
     return CacheOptions(
-        data=args.data,
+        **shared_options(args),
         ensemble_paths=args.ensemble_paths,
-        output=args.output,
-        source=args.source_lang,
-        target=args.target_lang,
-        subset=args.subset,
         targets=args.targets,
         search=Search(
             args.beam, args.max_len_a, args.max_len_b, args.outputs, args.sampling, args.seed
@@ -206,10 +175,5 @@ def _options(args: argparse.Namespace) -> "CacheOptions":
         temperature=args.temperature,
         for_end2=args.for_end2,
         exact_precision=args.exact_precision,
-        shard_sentences=args.shard_sentences,
         ensemble_dtype=args.ensemble_dtype,
-        max_tokens=args.max_tokens,
-        workers=args.workers,
-        use_cpu=args.cpu,
-        overwrite=args.overwrite,
     )

@@ -118,6 +118,12 @@ def add_uncertainty_options(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="of `seqdistill fit-features`: add the Mahalanobis distances of features",
     )
+    group.add_argument(
+        "--calibration",
+        metavar="FILE",
+        help="of `seqdistill calibrate`: the same hypotheses, with calibrated probabilities and "
+        "uncertainties",
+    )
 
 
 def uncertainty_options(args: argparse.Namespace, *, also: str | None = None) -> UncertaintyOptions:
@@ -172,6 +178,7 @@ def load_translator(
             use_cpu=args.cpu,
             options=options,
             feature_density=args.feature_density,
+            calibration=args.calibration,
             **settings,
         )
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from seqdistill.cli.with_fairseq import deepspeed_hidden
+from seqdistill.cli.with_fairseq import light_imports
 from seqdistill.errors import InputError
 
 TASK = "ensemble_teacher_translation"
@@ -35,7 +35,7 @@ def user_dir() -> Path:
 
 def preprocess() -> None:
     """Run ``fairseq-preprocess``."""
-    with deepspeed_hidden():
+    with light_imports():
         from fairseq_cli.preprocess import cli_main
 
     _run("preprocess", cli_main, task=False)
@@ -51,7 +51,7 @@ def train() -> None:
 
 
 def _train() -> None:
-    with deepspeed_hidden():
+    with light_imports():
         from fairseq_cli import train as program
 
     # Looked up by fairseq when the configuration is known, also for processes that it spawns.
@@ -78,7 +78,7 @@ def _train_on_deepspeed() -> None:
 
 def generate() -> None:
     """Run ``fairseq-generate``."""
-    with deepspeed_hidden():
+    with light_imports():
         from fairseq_cli.generate import cli_main
 
     _run("generate", cli_main)
@@ -86,7 +86,7 @@ def generate() -> None:
 
 def validate() -> None:
     """Run ``fairseq-validate``."""
-    with deepspeed_hidden():
+    with light_imports():
         from fairseq_cli.validate import cli_main
 
     _run("validate", cli_main)
@@ -94,7 +94,7 @@ def validate() -> None:
 
 def interactive() -> None:
     """Run ``fairseq-interactive``."""
-    with deepspeed_hidden():
+    with light_imports():
         from fairseq_cli.interactive import cli_main
 
     _run("interactive", cli_main)
@@ -102,7 +102,7 @@ def interactive() -> None:
 
 def hydra_train() -> None:
     """Run ``fairseq-hydra-train``."""
-    with deepspeed_hidden():
+    with light_imports():
         from fairseq_cli import hydra_train as program
 
     program.pre_main = functools.partial(_checked_training, main=program.pre_main)

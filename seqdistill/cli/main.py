@@ -35,6 +35,10 @@ VERBS: dict[str, tuple[str, str]] = {
         "seqdistill.cli.fit_features",
         "fit densities to a model's features on in-domain text, for distances from it",
     ),
+    "calibrate": (
+        "seqdistill.cli.calibrate",
+        "fit what a trained model's probabilities are to be believed; its outputs stay",
+    ),
     "members": (
         "seqdistill.cli.members",
         "make several members of one trained model: by dropout masks, or by layers",
@@ -78,6 +82,10 @@ VERBS: dict[str, tuple[str, str]] = {
     "report": (
         "seqdistill.cli.report",
         "write one HTML page on the quality and the uncertainty of systems",
+    ),
+    "generate-sources": (
+        "seqdistill.cli.generate_sources",
+        "draw new source sentences from a language model, for an ensemble to translate",
     ),
     "cache-targets": (
         "seqdistill.cli.cache_targets",

@@ -87,6 +87,7 @@ def run(args: argparse.Namespace) -> int:
             use_cpu=args.cpu,
             options=uncertainty_options(args, also=args.measure),
             feature_density=args.feature_density,
+            calibration=args.calibration,
         )
     alarm.check(transcriber.model)
     print(f"decoding with {describe_model(transcriber.model)}", file=sys.stderr)

@@ -324,8 +324,8 @@ def test_killed_decoding_goes_on(
 
     path = tmp_path / "cut"
     caching = CacheOptions(
-        str(corpus.data), corpus.ensemble_paths, str(path), shard_sentences=10, use_cpu=True,
-        command=("made",), **options,
+        data=str(corpus.data), ensemble_paths=corpus.ensemble_paths, output=str(path),
+        shard_sentences=10, use_cpu=True, command=("made",), **options,
     )  # fmt: skip
     with pytest.raises(KilledError):
         Caching(caching).run(stop)
