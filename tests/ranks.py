@@ -19,7 +19,7 @@ def fast_processes() -> Any:
     A server has imported what takes seconds, and forks; it never computes anything itself.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["fairseq_cli.train", "seqdistill.kernels"])
+    context.set_forkserver_preload(["tests.preloaded"])
     return context
 
 

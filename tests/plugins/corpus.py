@@ -4,14 +4,16 @@ import json
 import os
 import random
 import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-PROGRAMS = Path(sys.executable).parent
+from tests.programs import PROGRAMS, run
+
 USER_DIR = Path(__file__).resolve().parents[2] / "fairseq_plugins"
+
+__all__ = ["PROGRAMS", "Corpus", "logged", "run", "train", "training_arguments"]
 
 #: The architecture of the tiny teachers, as command-line options.
 ARCHITECTURE = [
@@ -42,18 +44,6 @@ class Corpus:
     @property
     def ensemble_paths(self) -> str:
         return os.pathsep.join(str(path) for path in self.teachers)
-
-
-def run(program: str, *arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run an installed command; the caller looks at the exit code."""
-    return subprocess.run(
-        [str(PROGRAMS / program), *(str(a) for a in arguments)],
-        capture_output=True,
-        text=True,
-        timeout=600,
-        env=os.environ | {"OMP_NUM_THREADS": "1"} | environment,
-        check=False,
-    )
 
 
 def train(corpus: Corpus, save_dir: Path, *options: object) -> subprocess.CompletedProcess[str]:
