@@ -13,6 +13,7 @@ from typing import Any
 
 from benchmarks.methods.method import FILE, Bench, choose_runs, read_bench
 from benchmarks.methods.page import figure, fill_page, markdown_page, markdown_tables
+from benchmarks.methods.paired import difference_rows
 from benchmarks.methods.runs import join_plans, plan_run, write_runs
 from benchmarks.methods.table import Row, aggregate, collect, seeds_found, write_rows
 from recipes.common.progress import Display, duration
@@ -31,6 +32,7 @@ examples:
   python -m benchmarks.methods --methods proxy,end2 --seeds 1 --updates 100 --dry-run
   python -m benchmarks.methods --table-only --output benchmarks/results --overwrite \\
       --page docs/methods.md
+  python -m benchmarks.methods --file benchmarks/methods/digits.yaml
 """
 
 
@@ -60,7 +62,7 @@ def _run(given: argparse.Namespace, display: Display) -> int:
     output = None if given.output is None else given.output.resolve()
     work = WorkFolder(work_root(given.work_dir or default_work_dir(recipe)))
     os.chdir(REPOSITORY)  # every path of the plan starts there
-    stem = (output or work.root) / "methods"
+    stem = (output or work.root) / given.file.stem
     existing = [path for end in ENDINGS if (path := stem.with_suffix(end)).exists()]
     if output is not None and existing and not given.overwrite:
         raise InputError(f"{existing[0]} exists already; pass --overwrite or another --output")
@@ -91,7 +93,7 @@ def _run(given: argparse.Namespace, display: Display) -> int:
         display.line(f"{ran} of {len(plan)} steps run; {duration(time.monotonic() - started)}")
     rows = write_comparison(bench, recipe, work, stem)
     if page is not None:
-        filled = fill_page(page.read_text(encoding="utf-8"), markdown_tables(rows))
+        filled = fill_page(page.read_text(encoding="utf-8"), markdown_tables(rows), stem.name)
         with atomic_write(page) as handle:
             handle.write(filled)
     display.line(f"comparison: {stem.resolve()}.md, .csv, .json, .svg")
@@ -103,8 +105,9 @@ def _run(given: argparse.Namespace, display: Display) -> int:
 def write_comparison(bench: Bench, recipe: Recipe, work: WorkFolder, stem: Path) -> list[Row]:
     """Write table and plot of what is there, print the summary to stdout; returns the rows."""
     found = collect(bench, work)
-    rows = aggregate(bench, found, seeds_found(bench, work))
-    facts = provenance(bench, recipe, found)
+    seeds = seeds_found(bench, work)
+    rows = aggregate(bench, found, seeds) + difference_rows(bench, work, found, seeds)
+    facts = provenance(bench, recipe, found, stem.name)
     page = markdown_page(f"Methods on {recipe.title}, {bench.updates} updates", rows, facts)
     print(page.split("\n## ")[0].rstrip())
     record = {
@@ -130,9 +133,16 @@ def write_comparison(bench: Bench, recipe: Recipe, work: WorkFolder, stem: Path)
 
 
 def provenance(
-    bench: Bench, recipe: Recipe, found: Mapping[str, Mapping[str, Any]]
+    bench: Bench, recipe: Recipe, found: Mapping[str, Mapping[str, Any]], name: str
 ) -> dict[str, str]:
-    """Return what has to be known to redo the comparison: name → text."""
+    """Return what has to be known to redo the comparison: name → text.
+
+    Args:
+        bench: the methods.
+        recipe: what they are compared on.
+        found: results by the run's name.
+        name: of the bench's file.
+    """
     results = [one["recipe"] for one in found.values()]
     commits = {step["commit"] or "unknown" for one in results for step in one["steps"]}
     machines = {
@@ -143,19 +153,21 @@ def provenance(
     versions = {", ".join(f"{k} {v}" for k, v in one["versions"].items() if v) for one in results}
     systems = [system for one in results for system in one["systems"].values()]
     qualities = [one["quality"]["test"] for one in systems if one["quality"]["test"]]
-    signatures = {one["bleu"]["signature"] for one in qualities if "bleu" in one}
+    scores = [one.get("bleu") or one["rates"]["wer"] for one in qualities]
+    signatures = {one["signature"] for one in scores}
     resumed = [step for one in found.values() for step in one["resumed"]]
     scale = "" if recipe.scale == "full" else f" --set scale={recipe.scale}"
+    file = "" if name == FILE.stem else f" --file benchmarks/methods/{name}.yaml"
     return {
-        "command": f"`python -m benchmarks.methods --recipe {bench.recipe}{scale} "
+        "command": f"`python -m benchmarks.methods{file} --recipe {bench.recipe}{scale} "
         f"--updates {bench.updates}`",
         "recipe": f"{recipe.title}; every student has {bench.updates} updates and the recipe's "
-        f"options but for its own (`methods.json`); {recipe.jobs} steps at once, "
+        f"options but for its own (`{name}.json`); {recipe.jobs} steps at once, "
         f"{recipe.threads} thread(s) each",
         "commit": ", ".join(sorted(commits)),
         "hardware": "; ".join(sorted(machines)),
         "versions": "; ".join(sorted(versions)),
-        "BLEU": "; ".join(f"`{one}`" for one in sorted(signatures)),
+        "quality": "; ".join(f"`{one}`" for one in sorted(signatures)),
         "interrupted and resumed (CPU time of a killed part may be missing)": ", ".join(resumed),
     }
 
@@ -183,8 +195,8 @@ def _updates(text: str) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.methods",
-        description="Train, decode and assess every method of methods.yaml from the same teachers, "
-        "data and stored targets. What is done is skipped; what was interrupted goes on; a failure "
+        description="Train, decode and assess every method of a file from the same teachers, data "
+        "and stored targets. What is done is skipped; what was interrupted goes on; a failure "
         "ends its own run alone.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -8,18 +8,16 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from benchmarks.methods.runs import RunFolder
+from benchmarks.methods.samples import bleu, mean_auroc
 from recipes.common.assess import assess
 from recipes.common.recipe import Recipe, build_resolved
 from recipes.common.steps import HASHES
 from recipes.common.work import WorkFolder
 from seqdistill.assessment import read_best
-from seqdistill.assessment.bootstrap import Estimate, estimate, tallies
+from seqdistill.assessment.bootstrap import Estimate
 from seqdistill.errors import InputError
 from seqdistill.files import atomic_write
-from seqdistill.hypotheses import Hypothesis
 
 SCHEMA = "seqdistill.method-results/1"
 
@@ -38,8 +36,11 @@ def assess_run(work: WorkFolder, name: str) -> dict[str, Any]:
     stamps = read_stamps(work)
     cost = costs(recipe, work, name, content["steps"], stamps)
     found = {**quality(recipe, work, name, system), **token_metrics(system)}
-    for measure in content["measures"]:
-        found |= uncertainty_metrics(recipe, work, name, system, measure)
+    for measure in content["detection"]:
+        found |= detection_metrics(recipe, work, name, system, measure)
+    for measure in content["rejection"]:
+        ratio = system["rejection"].get(measure, {}).get("prr")
+        found[f"prr:{measure}"] = _estimate(ratio, 100.0)
     found |= {metric: Estimate(value) for metric, value in cost.items() if value is not None}
     return {
         "schema": SCHEMA,
@@ -61,39 +62,8 @@ def quality(
     if recipe.assess.sentence_metric == "wer":
         return {rate: _estimate(score["rates"][rate], 100.0) for rate in ("wer", "cer")}
     rows = read_best(work.decoded(name, "test"))
-    bleu = bleu_interval(rows, score["bleu"]["value"], recipe.assess.resamples, recipe.assess.seed)
-    return {"bleu": bleu, "chrf": Estimate(score["chrf"]["value"])}
-
-
-def bleu_interval(rows: Sequence[Hypothesis], value: float, resamples: int, seed: int) -> Estimate:
-    """Return corpus BLEU with its interval over sentences.
-
-    Args:
-        rows: hypotheses with references.
-        value: BLEU of all of them.
-        resamples: of the bootstrap.
-        seed: of the bootstrap.
-    """
-    from sacrebleu.metrics import BLEU
-
-    scorer, by_sentence = BLEU(effective_order=True), []
-    for row in rows:
-        score = scorer.sentence_score(row.text, [row.reference or ""])
-        by_sentence.append([*score.counts, *score.totals, score.sys_len, score.ref_len])
-    statistics = np.array(by_sentence, dtype=np.int64)  # (n, 2 · order + 2)
-    order = (statistics.shape[1] - 2) // 2
-    replicates = [
-        BLEU.compute_bleu(
-            [int(count) for count in sums[:order]],
-            [int(total) for total in sums[order : 2 * order]],
-            int(sums[-2]),
-            int(sums[-1]),
-            smooth_method="exp",  # as that of the corpus; the function's own default is none
-        ).score
-        for counts in tallies(len(rows), resamples, seed)
-        for sums in counts @ statistics
-    ]
-    return estimate(value, np.array(replicates, dtype=np.float64))
+    resampled = bleu(rows, score["bleu"]["value"], recipe.assess.resamples, recipe.assess.seed)
+    return {"bleu": resampled.estimate, "chrf": Estimate(score["chrf"]["value"])}
 
 
 def token_metrics(system: Mapping[str, Any]) -> dict[str, Estimate | None]:
@@ -108,10 +78,10 @@ def token_metrics(system: Mapping[str, Any]) -> dict[str, Estimate | None]:
     }
 
 
-def uncertainty_metrics(
+def detection_metrics(
     recipe: Recipe, work: WorkFolder, name: str, system: Mapping[str, Any], measure: str
 ) -> dict[str, Estimate | None]:
-    """Detection of every set and on average, and rejection, by one measure (in %).
+    """Detection of every set and on average by one measure (in %).
 
     What the model cannot measure is left away.
     """
@@ -127,40 +97,8 @@ def uncertainty_metrics(
             [[row.uncertainty[measure] for row in rows] for rows in outside],
             recipe.assess.resamples,
             recipe.assess.seed,
-        )
-    rejection = system["rejection"].get(measure, {}).get("prr")
-    found[f"prr:{measure}"] = _estimate(rejection, 100.0)
+        ).estimate
     return found
-
-
-def mean_auroc(
-    inside: Sequence[float], outside: Sequence[Sequence[float]], resamples: int, seed: int
-) -> Estimate:
-    """Return the mean AUROC over sets, in %, with its interval over sentences.
-
-    Every set has the in-domain sentences in common, so a resample draws those once for all sets.
-
-    Args:
-        inside: uncertainty of the in-domain sentences.
-        outside: of each out-of-domain set.
-        resamples: of the bootstrap.
-        seed: of the bootstrap.
-    """
-    # wins[j, i]: whether out-of-domain j scores above in-domain i, ties at half.
-    low = np.asarray(inside, dtype=np.float64)
-    wins = [
-        (high[:, None] > low).astype(np.float64) + 0.5 * (high[:, None] == low)
-        for high in (np.asarray(scores, dtype=np.float64) for scores in outside)
-    ]
-    value = float(np.mean([one.mean() for one in wins]))
-    total = np.zeros(resamples)
-    if resamples:
-        drawn = np.concatenate(list(tallies(len(low), resamples, seed)))  # (R, n_in)
-        for number, one in enumerate(wins, start=1):
-            theirs = np.concatenate(list(tallies(len(one), resamples, seed + number)))
-            total += ((theirs @ one) * drawn).sum(axis=1) / one.size
-    found = estimate(value, total / len(wins))
-    return _scaled(found, 100.0)
 
 
 def costs(

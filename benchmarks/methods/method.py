@@ -61,7 +61,7 @@ class Method:
         label: what tables call it.
         source: the paper, or why it is there.
         main: whether it is trained with every seed.
-        targets: ``store``, ``online`` or ``none``.
+        targets: ``store``, ``online`` or ``none``; None: as the file's.
         transfer: the set that is learnt from, of ``transfer``; None: the training set.
         init: what the student starts from; None: what the recipe's students do.
         arguments: options of fairseq-train.
@@ -75,7 +75,7 @@ class Method:
     label: str
     source: str
     main: bool = False
-    targets: str = "store"
+    targets: str | None = None
     transfer: str | None = None
     init: str | None = None
     arguments: Arguments = field(default_factory=dict)
@@ -96,20 +96,26 @@ class Bench:
         seeds: of main methods; the others have the first.
         updates: of every student.
         baselines: systems of the recipe.
-        measures: of detection and rejection in the table.
+        detection: measures that tell out-of-domain sentences in the table.
+        rejection: measures that sentences are rejected by.
         methods: by name, in the order of the table.
         settings: changes of the recipe, as ``--set`` has them.
         transfer: further sets to learn from, over the recipe's.
+        against: the method that all others are compared with on the same sentences.
+        targets: of methods that do not say: ``store``, ``online`` or ``none``.
     """
 
     recipe: str
     seeds: list[int]
     updates: int
     baselines: list[str]
-    measures: list[str]
+    detection: list[str]
+    rejection: list[str]
     methods: dict[str, Method]
     settings: list[str] = field(default_factory=list)
     transfer: dict[str, Transfer] = field(default_factory=dict)
+    against: str | None = None
+    targets: str = "store"
 
 
 @dataclass(frozen=True)
@@ -139,14 +145,18 @@ def read_bench(path: Path = FILE) -> Bench:
     bench = build(Bench, read_yaml(path))
     if not bench.seeds or bench.updates < 1:
         raise InputError(f"{path}: expected at least one seed and one update")
+    if bench.against is not None and bench.against not in bench.methods:
+        raise unknown("method", bench.against, list(bench.methods), "against")
+    if bench.targets not in TARGET_MODES:
+        raise unknown("targets", bench.targets, TARGET_MODES)
     for name, method in bench.methods.items():
         where = f"methods.{name}"
         if not _NAME.fullmatch(name):
             raise InputError(f"{where}: a name has small letters, digits and underscores")
         if name in bench.baselines:
             raise InputError(f"{where}: a baseline has that name")
-        if method.targets not in TARGET_MODES:
-            raise unknown("targets", method.targets, TARGET_MODES, where)
+        if method.targets not in (None, *TARGET_MODES):
+            raise unknown("targets", str(method.targets), TARGET_MODES, where)
         shares = sum(part.share for part in method.stages)
         if method.stages and not abs(shares - 1) < 1e-6:
             raise InputError(f"{where}.stages: expected shares that add up to 1, got {shares:g}")

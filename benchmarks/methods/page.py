@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from benchmarks.methods.paired import PREFIX
 from benchmarks.methods.table import RUNS, Row
 from seqdistill.errors import InputError
 from seqdistill.report.tables import format_table, symbol_of
@@ -39,16 +40,24 @@ references of the test set; AUROC (mean over the out-of-domain sets) and PRR in 
 are done, and of how many where some are missing."""
 
 
+DIFFERENCES = """\
+Each method less the one that all are compared with, on the same resampled test sentences (paired
+bootstrap, 95 %), the mean over the seeds that both have; **bold** where the interval leaves 0 out.
+How much runs differ from seed to seed is not in it: the table above has that."""
+
+
 def markdown_tables(rows: Sequence[Row]) -> dict[str, str]:
-    """Return the tables by name: ``summary``, ``costs``, and one of sets for each measure."""
+    """Return the tables by name: ``summary``, ``differences``, ``costs``, one of sets a measure."""
     table = _by_method(rows)
     metrics = list(dict.fromkeys(row.metric for row in rows))
-    means = [metric for metric in metrics if metric.endswith(":mean")]
+    minus = [metric for metric in metrics if metric.startswith(PREFIX)]
+    means = [m for m in metrics if m.endswith(":mean") and m not in minus]
     rejection = [metric for metric in metrics if metric.startswith("prr:")]
     quality = [name for name in _QUALITY if name in metrics]
     likeness = [name for name in _LIKENESS if name in metrics]
     tables = {
         "summary": _table(table, [*quality, *means, *rejection, *likeness], with_runs=True),
+        "differences": _differences(table, minus),
         "costs": _table(table, [name for name in _COSTS if name in metrics]),
     }
     for mean in means:
@@ -68,21 +77,22 @@ def markdown_page(title: str, rows: Sequence[Row], facts: Mapping[str, str]) -> 
     """
     tables = markdown_tables(rows)
     parts = [f"# {title}", tables.pop("summary"), NOTE, "## Costs", tables.pop("costs")]
+    differences = tables.pop("differences")
+    if differences:
+        parts[3:3] = ["## Beside the method of this project", differences, DIFFERENCES]
     for measure, table in tables.items():
         parts += [f"## AUROC of {symbol_of(measure)} ({measure}) by set", table]
     parts += ["## How it was made", "\n".join(f"- {k}: {v}" for k, v in facts.items() if v)]
     return "\n\n".join(parts) + "\n"
 
 
-_PLACE = re.compile(r"(<!-- methods: (\w+) -->\n)(?:\n?(?:\|.*\n)+)?")
-
-
-def fill_page(text: str, tables: Mapping[str, str]) -> str:
-    """Return a page whose places for tables, ``<!-- methods: NAME -->``, have them.
+def fill_page(text: str, tables: Mapping[str, str], bench: str = "methods") -> str:
+    """Return a page whose places for tables, ``<!-- BENCH: NAME -->``, have them.
 
     Args:
         text: of the page; a table that follows such a place is replaced.
         tables: by name.
+        bench: whose they are: the name of its file. Places of another's tables stay as they are.
 
     Raises:
         InputError: there is no such table.
@@ -94,7 +104,8 @@ def fill_page(text: str, tables: Mapping[str, str]) -> str:
             raise InputError(f"unknown table {match[2]}; there are {known}")
         return f"{match[1]}\n{tables[match[2]]}\n"
 
-    return _PLACE.sub(table, text)
+    place = rf"(<!-- {re.escape(bench)}: (\w+) -->\n)(?:\n?(?:\|.*\n)+)?"
+    return re.sub(place, table, text)
 
 
 def _table(
@@ -115,6 +126,34 @@ def _table(
         cells = [_cell(found.get(metric), _digits(metric)) for metric in metrics]
         lines.append([runs.label, *([count] if with_runs else []), *cells])
     return format_table(header, lines, "markdown")
+
+
+def _differences(table: Mapping[str, Mapping[str, Row]], metrics: Sequence[str]) -> str:
+    """Return the table of differences, empty where nothing is compared."""
+    if not metrics:
+        return ""
+    order = ("bleu", "wer", "nll", "auroc", "prr")
+    names = sorted(
+        (metric.removeprefix(PREFIX) for metric in metrics),
+        key=lambda name: order.index(name.partition(":")[0]),
+    )
+    lines = [
+        [found[RUNS].label, *(_gap(found.get(PREFIX + name), _digits(name)) for name in names)]
+        for found in table.values()
+        if any(PREFIX + name in found for name in names)
+    ]
+    return format_table(["method", *map(_heading, names)], lines, "markdown")
+
+
+def _gap(row: Row | None, digits: int) -> str:
+    if row is None:
+        return NONE
+    low, high = row.bootstrap_low, row.bootstrap_high
+    value = f"{row.value:+.{digits}f}"
+    if low is None or high is None:
+        return value
+    shown = f"{value} [{low:+.{digits}f}, {high:+.{digits}f}]"
+    return f"**{shown}**" if low > 0 or high < 0 else shown
 
 
 def _heading(metric: str) -> str:
@@ -164,7 +203,8 @@ def figure(rows: Sequence[Row], baselines: Sequence[str]) -> Any:
 
     table = _by_method(rows)
     quality = next((q for q in ("bleu", "wer") if any(q in one for one in table.values())), None)
-    means = [m for m in dict.fromkeys(r.metric for r in rows) if m.endswith(":mean")]
+    metrics = dict.fromkeys(row.metric for row in rows)
+    means = [m for m in metrics if m.startswith("auroc:") and m.endswith(":mean")]
     if quality is None or not means:
         return None
     drawing, axes = new_figure(len(means), size=(5.6, 4.4))

@@ -3,15 +3,15 @@
 import json
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from benchmarks.methods.method import Bench, Command, Run, fill
+from benchmarks.methods.method import Bench, Command, Method, Run, fill
 from recipes.common.checks import check
 from recipes.common.config import unknown
 from recipes.common.plan import KINDS, decode_steps, force_steps, make_plan
-from recipes.common.recipe import Arguments, Recipe, Stage, Student, System
+from recipes.common.recipe import Arguments, Recipe, Stage, Student, System, Transfer
 from recipes.common.steps import Step
 from recipes.common.work import WorkFolder, model_path, teacher_paths
 from seqdistill.errors import InputError
@@ -108,7 +108,7 @@ def run_recipe(base: Recipe, bench: Bench, run: Run, work: WorkFolder) -> Recipe
         arguments=budget(base.students.arguments, bench.updates),
         each={
             trained.name: Student(
-                student.init, arguments, student.targets, student.transfer, stages
+                student.init, arguments, student.targets or bench.targets, student.transfer, stages
             )
         },
     )
@@ -119,12 +119,26 @@ def run_recipe(base: Recipe, bench: Bench, run: Run, work: WorkFolder) -> Recipe
         common,
         # What no stage of this student wants is not made.
         targets=replace(base.targets, mode="none"),
-        transfer=base.transfer | bench.transfer,
+        transfer=transfer_of(trained.method, student, base.transfer | bench.transfer),
         students=students,
         systems=reference | {run.name: system},
     )
     check(recipe)
     return recipe
+
+
+def transfer_of(name: str, student: Method, known: Mapping[str, Transfer]) -> dict[str, Transfer]:
+    """Return the sets that a method learns from; others may be of data that a recipe lacks.
+
+    Raises:
+        InputError: there is no such set.
+    """
+    wanted = (student.transfer, *(part.transfer for part in student.stages))
+    used = [one for one in wanted if one is not None]
+    for one in used:
+        if one not in known:
+            raise unknown("set", one, list(known), f"methods.{name}.transfer")
+    return {one: known[one] for one in used}
 
 
 def budget(arguments: Arguments, updates: int) -> Arguments:
@@ -275,7 +289,8 @@ def write_runs(planned: Sequence[PlannedRun], bench: Bench, work: WorkFolder) ->
         folder = run_folder(work, one.run)
         content = {
             "updates": bench.updates,
-            "measures": bench.measures,
+            "detection": bench.detection,
+            "rejection": bench.rejection,
             "steps": {
                 "stores": one.stores,
                 "training": one.training,

@@ -21,7 +21,11 @@ recipe: recipes/demo
 seeds: [1, 2]
 updates: 4
 baselines: [ensemble]
-measures: [total_uncertainty, reverse_mutual_information]
+against: proxy
+detection: [total_uncertainty, reverse_mutual_information]
+rejection: [negative_log_probability, total_uncertainty]
+transfer:
+  drawn: {generate: {count: 60}, arguments: {targets: ensemble, beam: 2}}
 methods:
   proxy:
     label: Proxy-Dirichlet
@@ -36,7 +40,7 @@ methods:
     arguments: {criterion: proxy_dirichlet}
     stages:
       - {share: 0.5, targets: online, arguments: {criterion: mean_kl, train-only: encoder.*}}
-      - {share: 0.5}
+      - {share: 0.5, transfer: drawn}
   broken:
     label: broken
     source: a control that is trained and cannot be decoded
@@ -120,9 +124,28 @@ def test_runs_have_numbers_and_costs(whole: tuple[Path, str, str]) -> None:
     part = work / "students" / "proxy-seed1.part1" / "checkpoint_best.pt"
     assert part.is_file()
     assert training["command"][training["command"].index("--student-init") + 1] == str(part)
+    words = " ".join(training["command"])
+    assert f"seqdistill-fairseq-train {work}/transfer/drawn/data " in words
+    assert f"--target-store {work}/transfer/drawn:{work}/targets/valid " in words
+    assert "--train-subset drawn " in words
     control = json.loads((stamps / "distil-broken-seed1.json").read_text(encoding="utf-8"))
     assert "--target-store" not in control["command"]
     assert "--ensemble-paths" not in control["command"]
+
+
+def test_a_set_to_learn_from_is_drawn_and_annotated(whole: tuple[Path, str, str]) -> None:
+    """A language model of the training set draws it, once; the ensemble translates it."""
+    work = whole[0] / "work"
+    drawn = json.loads((work / "generated" / "drawn" / "manifest.json").read_text())
+    assert drawn["sentences"] == 60
+    assert drawn["drawn"] == 60 + sum(drawn["left_out"].values())
+    lines = (work / "generated" / "drawn" / "sentences.txt").read_text(encoding="utf-8")
+    known = (work / "data" / "pieces" / "train.src").read_text(encoding="utf-8").splitlines()
+    assert len(set(lines.splitlines()) - set(known)) == 60
+    store = json.loads((work / "transfer" / "drawn" / "manifest.json").read_text())
+    assert store["sentences"] == 60
+    model = json.loads((work / "stamps" / "language-model.json").read_text())
+    assert "--task language_modeling" in " ".join(model["command"])
 
 
 def test_the_comparison_marks_what_is_missing(whole: tuple[Path, str, str]) -> None:
@@ -138,7 +161,7 @@ def test_the_comparison_marks_what_is_missing(whole: tuple[Path, str, str]) -> N
     }
     table = {
         cells[0]: cells[1:]
-        for line in printed.splitlines()
+        for line in printed.partition("\n## ")[0].splitlines()
         if line.startswith("| ")
         for cells in [[cell.strip() for cell in line.strip("| ").split(" | ")]]
     }
@@ -146,6 +169,20 @@ def test_the_comparison_marks_what_is_missing(whole: tuple[Path, str, str]) -> N
     assert table["never run"][0] == "0 of 1"
     assert set(table["never run"][1:]) == {"–"}
     assert "ensemble of 2" in table
+    values = {(row.method, row.metric): row for row in rows}
+    for metric in ("bleu", "nll", "auroc:total_uncertainty:mean", "prr:negative_log_probability"):
+        is_there = ("ensemble", metric) in values and ("proxy", metric) in values
+        assert (("ensemble", f"minus:{metric}") in values) == is_there, metric
+        if not is_there:  # no PRR where all translations are as bad
+            assert metric.startswith("prr")
+            continue
+        gap = values["ensemble", f"minus:{metric}"]
+        expected = values["ensemble", metric].value - values["proxy", metric].value
+        assert gap.value == pytest.approx(expected, abs=1e-9), metric
+        assert gap.bootstrap_low is not None
+        assert gap.bootstrap_high is not None
+        assert gap.bootstrap_low <= gap.bootstrap_high
+    assert ("proxy", "minus:nll") not in values
     page = (work / "methods.md").read_text(encoding="utf-8")
     for text in markdown_tables(rows).values():  # the page says what the CSV says
         assert text in page

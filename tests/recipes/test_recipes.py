@@ -1,5 +1,6 @@
 """Every recipe in the repository loads, at every scale, and makes a plan that hangs together."""
 
+import itertools
 import json
 import subprocess
 import sys
@@ -125,10 +126,12 @@ def test_settings_that_make_no_sense(setting: str, message: str) -> None:
         (DEMO, "data.source_lang=null", "data.source_lang and data.target_lang have to name"),
         (DEMO, "data.prepare.pieces=20", "data.prepare is for data.kind speech"),
         (SPEECH, "data.source_lang=en", "data.source_lang is for data.kind text"),
+        (SPEECH, "language_model={}", "language_model is for data.kind text"),
         (SPEECH, "transfer.more={}", "transfer is for data.kind text"),
         (SPEECH, "data.pieces.size=20", "data.pieces is for data.kind text"),
         (SPEECH, "data.tests.more=again", "data.tests is for data.kind text"),
         (SPEECH, "gradients.at.teacher1=start", "gradients is for data.kind text"),
+        (SPEECH, "students.each.end.targets=store", "students.each.end: targets must be online"),
         (SPEECH, "targets.mode=store", "targets.mode must be online for data.kind speech"),
     ],
 )
@@ -369,6 +372,50 @@ def test_a_student_in_stages_starts_each_from_the_last() -> None:
     assert Path("work/data/text/mono.src") in by_name["text"].outputs
     for number, step in enumerate(plan):
         assert not any(step.needs(later) for later in plan[number:]), step.name
+
+
+def test_sources_are_drawn_from_a_language_model_where_a_set_wants_it() -> None:
+    drawn = "transfer.drawn={generate: {count: 50, top-p: 0.9}, arguments: {targets: ensemble}}"
+    settings = ["scale=tiny", drawn, "students.each.end.transfer=drawn", "seed=3"]
+    plan = make_plan(load(DEMO, settings), WorkFolder(Path("work")))
+    steps = {step.name: step for step in plan}
+    names = ["sources of the language model", "language model", "sources of transfer drawn",
+             "targets of transfer drawn", "distil end"]  # fmt: skip
+    for earlier, later in itertools.pairwise(names):
+        assert steps[later].needs(steps[earlier])
+    lines = {name: f"{' '.join(steps[name].command)} " for name in names}
+    assert lines[names[0]].startswith("fairseq-preprocess --only-source --trainpref work/data/pie")
+    assert "--task language_modeling --sample-break-mode eos " in lines[names[1]]
+    assert "--arch transformer_lm " in lines[names[1]]
+    assert "--seed 3 " in lines[names[1]]
+    assert "--target-store" not in lines[names[1]]
+    assert "--path work/language_model/model/checkpoint_best.pt --name drawn " in lines[names[2]]
+    assert "--seed 3 --count 50 --top-p 0.9 " in lines[names[2]]
+    assert lines[names[3]].startswith("seqdistill cache-targets work/generated/drawn/data -s src")
+    assert "--subset drawn " in lines[names[3]]
+    assert "--train-subset drawn " in lines[names[4]]
+    assert {steps[name].stage for name in names[:4]} == {3}
+    # A recipe whose students use no such set trains no language model.
+    assert "language model" not in commands_of(drawn)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["language_model=null"], "transfer.a: its sources are drawn from a language model; say"),
+        (["transfer.a.subset=mono"], "transfer.a: its sources are drawn, so subset has no meaning"),
+        (["transfer.a.generate={count: null}"], "transfer.a.generate.count has to say how many"),
+        (
+            ["transfer.a.arguments={targets: null}"],
+            "transfer.a: a has no references, so the ensemble has to",
+        ),
+        (["data.ood.a=text"], "transfer.a: its sources are drawn, and another set has that name"),
+    ],
+)
+def test_sets_that_cannot_be_drawn(settings: list[str], message: str) -> None:
+    drawn = "transfer.a={generate: {count: 5}, arguments: {targets: ensemble}}"
+    with pytest.raises(InputError, match=message):
+        load(DEMO, ["data.unlabelled.mono=text", drawn, *settings])
 
 
 def test_sources_without_references_have_to_be_translated() -> None:

@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.methods.assess import bleu_interval, mean_auroc
-from benchmarks.methods.method import Bench, Run, choose_runs, fill, read_bench
+from benchmarks.methods.method import FILE, Bench, Run, choose_runs, fill, read_bench
 from benchmarks.methods.page import fill_page, higher_is_better, markdown_page, markdown_tables
 from benchmarks.methods.runs import budget, join_plans, plan_run
-from benchmarks.methods.table import aggregate, interval, read_rows, write_rows
+from benchmarks.methods.samples import bleu, mean_auroc, nll, word_error_rate
+from benchmarks.methods.table import Row, aggregate, interval, read_rows, write_rows
 from recipes.common.recipe import REPOSITORY, Recipe, load
 from recipes.common.work import WorkFolder
 from seqdistill.assessment.detection import auroc
@@ -24,7 +24,8 @@ recipe: recipes/demo
 seeds: [3, 4]
 updates: 10
 baselines: [ensemble]
-measures: [total_uncertainty]
+detection: [total_uncertainty]
+rejection: [total_uncertainty]
 methods:
   one: {label: One, source: here, main: true, arguments: {criterion: mean_kl}}
 """
@@ -134,6 +135,21 @@ def test_runs_share_what_they_can(tmp_path: Path, demo: Recipe) -> None:
     assert "--seed 1 " in " ".join(by_name["teacher 1"].command)
 
 
+def test_sets_that_nobody_learns_from_are_not_asked_for(tmp_path: Path, demo: Recipe) -> None:
+    """A recipe without the data of one method's set serves the others."""
+    more = "  two: {label: a, source: b, stages: [{share: 1, transfer: mono}]}\n"
+    head = "transfer:\n  mono: {subset: mono, arguments: {targets: ensemble}}\n"
+    path = tmp_path / "methods.yaml"
+    path.write_text(head + HEAD + more, encoding="utf-8")
+    bench = read_bench(path)
+    assert plan_run(bench, Run("one", 3), demo, WORK).recipe.transfer == {}
+    with pytest.raises(InputError, match=r"unknown set mono in transfer.mono.subset"):
+        plan_run(bench, Run("two", 3), demo, WORK)
+    wrong = replace(bench, transfer={})
+    with pytest.raises(InputError, match=r"unknown set mono in methods.two.transfer"):
+        plan_run(wrong, Run("two", 3), demo, WORK)
+
+
 def test_commands_run_before_and_after_the_training(tmp_path: Path, demo: Recipe) -> None:
     bench = bench_of(
         tmp_path,
@@ -174,20 +190,25 @@ def test_commands_run_before_and_after_the_training(tmp_path: Path, demo: Recipe
         plan_run(replace(bench, methods={"two": method}), Run("two", 3), demo, WORK)
 
 
-@pytest.mark.parametrize("name", read_bench().methods)
-def test_fairseq_knows_the_options_of_every_method(name: str) -> None:
+DIGITS = FILE.with_name("digits.yaml")
+
+
+@pytest.mark.parametrize(
+    ("file", "name"), [(file, name) for file in (FILE, DIGITS) for name in read_bench(file).methods]
+)
+def test_fairseq_knows_the_options_of_every_method(file: Path, name: str) -> None:
     pytest.importorskip("fairseq", reason="needs the extra seqdistill[fairseq]")
     from fairseq import options
 
     import fairseq_plugins  # noqa: F401 (registers tasks and criteria)
 
-    bench = read_bench()
+    bench = read_bench(file)
     recipe = load(REPOSITORY / bench.recipe, data_root="absent")
     run = choose_runs(bench, [name], [1])[-1]
     assert run.method == name
     steps = plan_run(bench, run, recipe, WORK).steps
     for step in steps:
-        if run.name not in step.name.split():
+        if not {run.name, name} & {*step.name.split()}:
             continue
         if "seqdistill-fairseq-train" in step.command:
             parser = options.get_training_parser()
@@ -266,6 +287,42 @@ def test_places_of_a_page_are_filled_again_and_again() -> None:
         fill_page("<!-- methods: costs -->\n", tables)
 
 
+def test_a_page_may_have_the_tables_of_several_benches() -> None:
+    page = "<!-- methods: summary -->\n\n<!-- digits: summary -->\n\n| old |\n"
+    tables = {"summary": "| a |\n| - |"}
+    filled = fill_page(page, tables, "digits")
+    assert filled == "<!-- methods: summary -->\n\n<!-- digits: summary -->\n\n| a |\n| - |\n"
+    both = fill_page(filled, {"summary": "| b |"})
+    assert both.startswith("<!-- methods: summary -->\n\n| b |\n")
+    assert both.endswith("<!-- digits: summary -->\n\n| a |\n| - |\n")
+
+
+def test_a_file_says_what_targets_its_methods_have(tmp_path: Path, demo: Recipe) -> None:
+    more = "  two: {label: a, source: b, targets: none}\n"
+    path = tmp_path / "methods.yaml"
+    path.write_text("targets: online\n" + HEAD + more, encoding="utf-8")
+    bench = read_bench(path)
+    for name, mode in (("one", "online"), ("two", "none")):
+        (stage,) = plan_run(bench, Run(name, 3), demo, WORK).recipe.stages_of(f"{name}-seed3")
+        assert stage.targets == mode
+    path.write_text("targets: shop\n" + HEAD, encoding="utf-8")
+    with pytest.raises(InputError, match="unknown targets shop"):
+        read_bench(path)
+
+
+def test_digits_need_no_data_of_text() -> None:
+    """Every entry of speech makes a plan, with teachers online and nothing stored."""
+    bench = read_bench(DIGITS)
+    recipe = load(REPOSITORY / bench.recipe, data_root="absent")
+    plan = join_plans([plan_run(bench, run, recipe, WORK) for run in choose_runs(bench)])
+    assert not [step.name for step in plan if "--target-store" in step.command]
+    assert not [step.name for step in plan if step.command[:2] == ("seqdistill", "cache-targets")]
+    mains = [name for name, method in bench.methods.items() if method.main]
+    assert len(mains) >= 5
+    for name in mains:
+        assert {f"distil {name}-seed{seed}" for seed in bench.seeds} <= {s.name for s in plan}
+
+
 def test_a_wrong_table_is_refused(tmp_path: Path) -> None:
     (tmp_path / "rows.csv").write_text("a,b\n1,2\n")
     with pytest.raises(InputError, match="expected the columns method, label"):
@@ -283,7 +340,7 @@ def test_the_mean_auroc_is_that_of_its_sets() -> None:
     generator = np.random.default_rng(0)
     inside = generator.integers(0, 8, 60) / 4  # with ties
     outside = [generator.integers(2, 9, n) / 4 for n in (40, 30)]
-    found = mean_auroc(list(inside), [list(one) for one in outside], 400, 0)
+    found = mean_auroc(list(inside), [list(one) for one in outside], 400, 0).estimate
     expected = np.mean([auroc(inside, one) for one in outside])
     assert found.value == pytest.approx(100 * expected)
     # By hand: resamples drawn in the same way, one AUROC at a time.
@@ -299,7 +356,7 @@ def test_the_mean_auroc_is_that_of_its_sets() -> None:
     low, high = np.quantile(np.mean(replicates, axis=0), [0.025, 0.975])
     assert found.low == pytest.approx(100 * low)
     assert found.high == pytest.approx(100 * high)
-    assert mean_auroc([0.0], [[1.0]], 0, 0).low is None
+    assert mean_auroc([0.0], [[1.0]], 0, 0).estimate.low is None
 
 
 def test_bleu_has_an_interval_around_it() -> None:
@@ -316,13 +373,72 @@ def test_bleu_has_an_interval_around_it() -> None:
         for number, (text, reference) in enumerate(zip(texts, references, strict=True))
     ]  # fmt: skip
     value = BLEU().corpus_score(texts, [references]).score
-    found = bleu_interval(rows, value, 300, 0)
+    found = bleu(rows, value, 300, 0).estimate
     assert found.value == value
     assert found.low is not None
     assert found.high is not None
     assert found.low < value < found.high <= 100
     # All resamples of equal sentences are equal: their BLEU is that of the corpus.
-    same = bleu_interval([rows[1]] * 5, BLEU().corpus_score([texts[1]] * 5, [[references[1]] * 5])
-                         .score, 20, 0)  # fmt: skip
+    alike = BLEU().corpus_score([texts[1]] * 5, [[references[1]] * 5]).score
+    same = bleu([rows[1]] * 5, alike, 20, 0).estimate
     assert same.low == pytest.approx(same.value)
     assert same.high == pytest.approx(same.value)
+
+
+def forced(number: int, log_probs: list[float]) -> Hypothesis:
+    return Hypothesis(
+        id=number, rank=0, text="a", tokens=[2], pieces=["</s>"], log_prob=sum(log_probs),
+        token_log_probs=log_probs, token_uncertainty={}, uncertainty={},
+        model=ModelInfo("softmax", 1, "base"), reference="a", forced=True,
+    )  # fmt: skip
+
+
+def test_likelihoods_of_two_runs_are_resampled_alike() -> None:
+    generator = np.random.default_rng(1)
+    texts = [list(-generator.random(1 + n % 4)) for n in range(30)]
+    worse = [[value - 0.25 for value in text] for text in texts]
+    one, other = (
+        nll([forced(n, text) for n, text in enumerate(given)], 200, 3) for given in (texts, worse)
+    )
+    flat = [value for text in texts for value in text]
+    assert one.value == pytest.approx(-np.mean(flat))
+    stream = np.random.default_rng([3, 0])
+    drawn = [texts[at] for at in stream.integers(0, 30, 30)]
+    first = -sum(map(sum, drawn)) / sum(map(len, drawn))
+    assert one.replicates[0] == pytest.approx(first)
+    # A constant loss of every token is the same in every resample, wide as the intervals are.
+    assert other.replicates - one.replicates == pytest.approx(np.full(200, 0.25))
+    assert one.estimate.high - one.estimate.low > 0.05  # type: ignore[operator]
+
+
+def test_the_table_of_differences_marks_those_that_are_not_by_chance() -> None:
+    def row(name: str, metric: str, value: float, ends: tuple[float, float]) -> Row:
+        return Row(name, name.upper(), metric, (1,), 1, value, None, None, *ends)
+
+    rows = [
+        row("a", "runs", 1.0, (1, 1)), row("b", "runs", 1.0, (1, 1)),
+        row("a", "bleu", 20.0, (18, 22)), row("b", "bleu", 19.0, (17, 21)),
+        row("b", "minus:bleu", -1.0, (-1.6, -0.4)), row("b", "minus:nll", 0.002, (-0.1, 0.1)),
+    ]  # fmt: skip
+    table = markdown_tables(rows)["differences"].splitlines()
+    assert "BLEU" in table[0]
+    assert table[0].index("BLEU") < table[0].index("NLL")
+    assert len(table) == 3  # the one that all are compared with has no row
+    assert "**-1.0 [-1.6, -0.4]**" in table[2]
+    assert " +0.002 [-0.100, +0.100]" in table[2]
+
+
+def test_word_errors_are_resampled_by_utterance() -> None:
+    texts = ["one two", "three", "four five six", "seven"]
+    references = ["one two", "two", "four six", "seven eight"]
+    rows = [
+        replace(forced(number, [-1.0]), text=text, reference=reference, forced=False)
+        for number, (text, reference) in enumerate(zip(texts, references, strict=True))
+    ]
+    found = word_error_rate(rows, 3 / 7, 50, 2)
+    edits, words = np.array([0, 1, 1, 1]), np.array([2, 1, 2, 2])
+    stream = np.random.default_rng([2, 0])
+    for replicate in found.replicates:
+        drawn = stream.integers(0, 4, 4)
+        assert replicate == pytest.approx(edits[drawn].sum() / words[drawn].sum())
+    assert found.estimate.value == 3 / 7
