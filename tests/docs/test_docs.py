@@ -173,7 +173,8 @@ def test_the_guide_has_every_option() -> None:
         ProxyDirichletConfig,
     ):
         for field in fields(config):
-            if field.name not in stock and not field.name.startswith("_"):
+            taken_over = str(field.default).startswith("${")  # another group's option
+            if field.name not in stock and not field.name.startswith("_") and not taken_over:
                 option = "--" + field.name.replace("_", "-")
                 assert f"| `{option}` |" in guide, f"{option} of {config.__name__} is missing"
 

@@ -2,6 +2,7 @@
 
 import re
 
+import pytest
 import yaml
 
 from benchmarks.methods.__main__ import _parser
@@ -13,7 +14,7 @@ from tests.docs.pages import ROOT, blocks
 
 PATH = ROOT / "docs" / "methods.md"
 PAGE = PATH.read_text(encoding="utf-8")
-CSV = ROOT / "benchmarks" / "results" / "methods.csv"
+RESULTS = ROOT / "benchmarks" / "results"
 
 
 def test_every_option_is_there() -> None:
@@ -22,14 +23,18 @@ def test_every_option_is_there() -> None:
     assert documented == {name for name in names if name.startswith("--")} - {"--help"}
 
 
-def test_the_tables_are_those_of_the_last_run() -> None:
-    places = re.findall(r"<!-- methods: (\w+) -->", PAGE)
-    assert places == ["summary", "costs"]
-    if CSV.is_file():
-        assert fill_page(PAGE, markdown_tables(read_rows(CSV))) == PAGE
+@pytest.mark.parametrize("bench", ["methods", "digits"])
+def test_the_tables_are_those_of_the_last_run(bench: str) -> None:
+    assert (ROOT / "benchmarks" / "methods" / f"{bench}.yaml").is_file()
+    places = re.findall(rf"<!-- {bench}: (\w+) -->", PAGE)
+    assert places == ["summary", "differences", "costs"]
+    csv = RESULTS / f"{bench}.csv"
+    if csv.is_file():
+        assert fill_page(PAGE, markdown_tables(read_rows(csv)), bench) == PAGE
     else:
-        assert fill_page(PAGE, dict.fromkeys(places, "| x |")).count("| x |") == len(places)
-        assert not re.search(r"<!-- methods: \w+ -->\n\n?\|", PAGE)
+        filled = fill_page(PAGE, dict.fromkeys(places, "| x |"), bench)
+        assert filled.count("| x |") == len(places)
+        assert not re.search(rf"<!-- {bench}: \w+ -->\n\n?\|", PAGE)
 
 
 def test_the_example_is_an_entry() -> None:
