@@ -6,15 +6,16 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
-from benchmarks.methods.method import FILE, Bench, choose_runs, read_bench
+from benchmarks.methods.archive import Archive, RunResults
+from benchmarks.methods.method import FILE, Bench, Run, choose_runs, read_bench, runs_named
 from benchmarks.methods.page import figure, fill_page, markdown_page, markdown_tables
 from benchmarks.methods.paired import difference_rows
-from benchmarks.methods.runs import join_plans, plan_run, write_runs
+from benchmarks.methods.runs import PlannedRun, join_plans, plan_run, settings_of, write_runs
 from benchmarks.methods.table import Row, aggregate, collect, seeds_found, write_rows
 from recipes.common.progress import Display, duration
 from recipes.common.recipe import REPOSITORY, Recipe, load, require_data_root
@@ -33,6 +34,7 @@ examples:
   python -m benchmarks.methods --table-only --output benchmarks/results --overwrite \\
       --page docs/methods.md
   python -m benchmarks.methods --file benchmarks/methods/digits.yaml
+  python -m benchmarks.methods --archive benchmarks/results/methods --methods mine
 """
 
 
@@ -56,8 +58,8 @@ def _run(given: argparse.Namespace, display: Display) -> int:
     bench = read_bench(given.file)
     changes = {"recipe": given.recipe, "updates": given.updates}
     bench = replace(bench, **{key: value for key, value in changes.items() if value is not None})
-    settings = [*([] if given.recipe else bench.settings), *given.set]
-    recipe = load(REPOSITORY / bench.recipe, settings, given.data_root)
+    changed = [*([] if given.recipe else bench.settings), *given.set]
+    recipe = load(REPOSITORY / bench.recipe, changed, given.data_root)
     page = None if given.page is None else given.page.resolve()
     output = None if given.output is None else given.output.resolve()
     work = WorkFolder(work_root(given.work_dir or default_work_dir(recipe)))
@@ -67,8 +69,19 @@ def _run(given: argparse.Namespace, display: Display) -> int:
     if output is not None and existing and not given.overwrite:
         raise InputError(f"{existing[0]} exists already; pass --overwrite or another --output")
     runs = choose_runs(bench, given.methods, given.seeds)
+    archive = None if given.archive is None else Archive(given.archive.resolve())
     planned = [plan_run(bench, run, recipe, work) for run in runs]
-    plan = join_plans(planned)
+    settings = {one.run.name: settings_of(one, bench, work) for one in planned}
+    kept = set[str]()
+    if archive is not None:
+        others = archived_runs(archive, bench, set(runs), recipe, work)
+        settings |= {one.run.name: settings_of(one, bench, work) for one in others}
+        kept = archive.fitting(settings)
+        for name in (one.run.name for one in planned):
+            if archive.has(name) and name not in kept:
+                display.line(f"{name}: the archive has it as it was made before; it is made again")
+    left = [one for one in planned if one.run.name not in kept]
+    plan = join_plans(left)
     failures: list[StepError] = []
     if given.dry_run:
         runner = Runner(plan, work.root)
@@ -77,7 +90,7 @@ def _run(given: argparse.Namespace, display: Display) -> int:
     if not given.table_only:
         require_data_root(recipe)
         with only_one_run(work.root):
-            write_runs(planned, bench, work)
+            write_runs(left, bench, work)
             runner = Runner(
                 plan,
                 work.root,
@@ -87,11 +100,17 @@ def _run(given: argparse.Namespace, display: Display) -> int:
                 commit=current_commit(),
                 numbered_logs=False,
             )
-            display.line(f"{len(runs)} runs, {len(plan)} steps in {work.root}")
+            in_archive = f", {len(planned) - len(left)} of them in the archive" if kept else ""
+            display.line(f"{len(runs)} runs{in_archive}, {len(plan)} steps in {work.root}")
             ran = runner.run(plan, keep_going=True)
             failures = runner.failures
         display.line(f"{ran} of {len(plan)} steps run; {duration(time.monotonic() - started)}")
-    rows = write_comparison(bench, recipe, work, stem)
+    found = collect(bench, work, archive, settings)
+    if archive is not None:
+        for name, results in found.items():
+            if name not in kept and results.content["settings"] == settings.get(name):
+                archive.add(name, results)
+    rows = write_comparison(bench, recipe, found, stem)
     if page is not None:
         filled = fill_page(page.read_text(encoding="utf-8"), markdown_tables(rows), stem.name)
         with atomic_write(page) as handle:
@@ -102,11 +121,31 @@ def _run(given: argparse.Namespace, display: Display) -> int:
     return 1 if failures else 0
 
 
-def write_comparison(bench: Bench, recipe: Recipe, work: WorkFolder, stem: Path) -> list[Row]:
+def archived_runs(
+    archive: Archive, bench: Bench, besides: Container[Run], recipe: Recipe, work: WorkFolder
+) -> list[PlannedRun]:
+    """Return the bench's runs that an archive has, beside those that are known already.
+
+    A run that this recipe has no data for is left away.
+    """
+    planned = []
+    for run in runs_named(bench, archive.names()):
+        if run in besides:
+            continue
+        with suppress(InputError):
+            planned.append(plan_run(bench, run, recipe, work))
+    return planned
+
+
+def write_comparison(
+    bench: Bench,
+    recipe: Recipe,
+    found: Mapping[str, RunResults],
+    stem: Path,
+) -> list[Row]:
     """Write table and plot of what is there, print the summary to stdout; returns the rows."""
-    found = collect(bench, work)
-    seeds = seeds_found(bench, work)
-    rows = aggregate(bench, found, seeds) + difference_rows(bench, work, found, seeds)
+    seeds = seeds_found(bench, found)
+    rows = aggregate(bench, found, seeds) + difference_rows(bench, found, seeds)
     facts = provenance(bench, recipe, found, stem.name)
     page = markdown_page(f"Methods on {recipe.title}, {bench.updates} updates", rows, facts)
     print(page.split("\n## ")[0].rstrip())
@@ -114,9 +153,7 @@ def write_comparison(bench: Bench, recipe: Recipe, work: WorkFolder, stem: Path)
         "schema": "seqdistill.methods/1",
         "facts": facts,
         "methods": {name: asdict(method) for name, method in bench.methods.items()},
-        "runs": {
-            name: {key: one[key] for key in ("metrics", "resumed")} for name, one in found.items()
-        },
+        "runs": {name: {"metrics": one.metrics, "facts": one.facts} for name, one in found.items()},
         "rows": [asdict(row) for row in rows],
     }
     stem.parent.mkdir(parents=True, exist_ok=True)
@@ -133,7 +170,7 @@ def write_comparison(bench: Bench, recipe: Recipe, work: WorkFolder, stem: Path)
 
 
 def provenance(
-    bench: Bench, recipe: Recipe, found: Mapping[str, Mapping[str, Any]], name: str
+    bench: Bench, recipe: Recipe, found: Mapping[str, RunResults], name: str
 ) -> dict[str, str]:
     """Return what has to be known to redo the comparison: name → text.
 
@@ -143,19 +180,10 @@ def provenance(
         found: results by the run's name.
         name: of the bench's file.
     """
-    results = [one["recipe"] for one in found.values()]
-    commits = {step["commit"] or "unknown" for one in results for step in one["steps"]}
-    machines = {
-        f"{one['hardware']['accelerator'] or one['hardware']['processor']}, "
-        f"{one['hardware']['cores']} cores"
-        for one in results
-    }
-    versions = {", ".join(f"{k} {v}" for k, v in one["versions"].items() if v) for one in results}
-    systems = [system for one in results for system in one["systems"].values()]
-    qualities = [one["quality"]["test"] for one in systems if one["quality"]["test"]]
-    scores = [one.get("bleu") or one["rates"]["wer"] for one in qualities]
-    signatures = {one["signature"] for one in scores}
-    resumed = [step for one in found.values() for step in one["resumed"]]
+    facts = [one.facts for one in found.values()]
+    commits = {commit for one in facts for commit in one["commits"]}
+    signatures = {one["signature"] for one in facts if one["signature"]}
+    resumed = [step for one in facts for step in one["resumed"]]
     scale = "" if recipe.scale == "full" else f" --set scale={recipe.scale}"
     file = "" if name == FILE.stem else f" --file benchmarks/methods/{name}.yaml"
     return {
@@ -165,8 +193,8 @@ def provenance(
         f"options but for its own (`{name}.json`); {recipe.jobs} steps at once, "
         f"{recipe.threads} thread(s) each",
         "commit": ", ".join(sorted(commits)),
-        "hardware": "; ".join(sorted(machines)),
-        "versions": "; ".join(sorted(versions)),
+        "hardware": "; ".join(sorted({one["machine"] for one in facts})),
+        "versions": "; ".join(sorted({one["versions"] for one in facts})),
         "quality": "; ".join(f"`{one}`" for one in sorted(signatures)),
         "interrupted and resumed (CPU time of a killed part may be missing)": ", ".join(resumed),
     }
@@ -224,6 +252,13 @@ def _parser() -> argparse.ArgumentParser:
         help="real data (default: $SEQDISTILL_DATA_ROOT, else ../shared/data beside the checkout)",
     )
     parser.add_argument("--work-dir", help="where everything goes (default: runs/methods-RECIPE)")
+    parser.add_argument(
+        "--archive",
+        type=Path,
+        metavar="DIR",
+        help="results that were made before, here or elsewhere: their runs are not made again but "
+        "stand in the table; new ones are added",
+    )
     parser.add_argument("--dry-run", action="store_true", help="print the commands, run nothing")
     parser.add_argument(
         "--table-only", action="store_true", help="run nothing, compare what is there"

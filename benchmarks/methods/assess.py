@@ -8,8 +8,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from benchmarks.methods.archive import SCHEMA
 from benchmarks.methods.runs import RunFolder
-from benchmarks.methods.samples import bleu, mean_auroc
+from benchmarks.methods.samples import Sampled, of_run, write_samples
 from recipes.common.assess import assess
 from recipes.common.recipe import Recipe, build_resolved
 from recipes.common.steps import HASHES
@@ -19,11 +20,9 @@ from seqdistill.assessment.bootstrap import Estimate
 from seqdistill.errors import InputError
 from seqdistill.files import atomic_write
 
-SCHEMA = "seqdistill.method-results/1"
 
-
-def assess_run(work: WorkFolder, name: str) -> dict[str, Any]:
-    """Return what a run's ``results.json`` holds: the recipe's record of it, metrics and costs.
+def assess_run(work: WorkFolder, name: str) -> tuple[dict[str, Any], dict[str, Sampled]]:
+    """Return what a run's ``results.json`` holds, and its resampled numbers.
 
     Raises:
         InputError: hypotheses are missing or do not fit together.
@@ -35,35 +34,67 @@ def assess_run(work: WorkFolder, name: str) -> dict[str, Any]:
     system = results["systems"][name]
     stamps = read_stamps(work)
     cost = costs(recipe, work, name, content["steps"], stamps)
-    found = {**quality(recipe, work, name, system), **token_metrics(system)}
+    found = {**quality(recipe, system), **token_metrics(system)}
     for measure in content["detection"]:
-        found |= detection_metrics(recipe, work, name, system, measure)
+        found |= detection_metrics(system, measure)
     for measure in content["rejection"]:
         ratio = system["rejection"].get(measure, {}).get("prr")
         found[f"prr:{measure}"] = _estimate(ratio, 100.0)
-    found |= {metric: Estimate(value) for metric, value in cost.items() if value is not None}
-    return {
+    known = {metric: one for metric, one in found.items() if one is not None}
+    sampled = of_run(
+        recipe, work, name, content, {metric: one.value for metric, one in known.items()}
+    )
+    for metric, one in sampled.items():
+        if metric not in known or known[metric].low is None:
+            known[metric] = one.estimate
+    known |= {metric: Estimate(value) for metric, value in cost.items() if value is not None}
+    record = {
         "schema": SCHEMA,
         "run": name,
         "updates": content["updates"],
-        "metrics": {metric: asdict(value) for metric, value in found.items() if value is not None},
-        "resumed": [step for step in content["steps"]["training"] if stamps[step]["resumed"]],
+        "settings": content["settings"],
+        "metrics": {metric: asdict(value) for metric, value in known.items()},
+        "facts": facts(results, name, content["steps"], stamps),
         "recipe": results,
+    }
+    return record, sampled
+
+
+def facts(
+    results: Mapping[str, Any],
+    name: str,
+    steps: Mapping[str, Sequence[str]],
+    stamps: Mapping[str, Mapping[str, Any]],
+) -> dict[str, Any]:
+    """Return what has to be known of one run to redo it.
+
+    Args:
+        results: the recipe's record of the run.
+        name: the run's.
+        steps: names of its steps by what they are for.
+        stamps: of all steps, by name.
+    """
+    system = results["systems"][name]
+    scored = system["quality"]["test"] or {}
+    hardware = results["hardware"]
+    return {
+        "label": system["label"],
+        "commits": sorted({step["commit"] or "unknown" for step in results["steps"]}),
+        "machine": f"{hardware['accelerator'] or hardware['processor']}, {hardware['cores']} cores",
+        "versions": ", ".join(f"{k} {v}" for k, v in results["versions"].items() if v),
+        "signature": scored and (scored.get("bleu") or scored["rates"]["wer"])["signature"],
+        "resumed": [step for step in steps["training"] if stamps[step]["resumed"]],
     }
 
 
-def quality(
-    recipe: Recipe, work: WorkFolder, name: str, system: Mapping[str, Any]
-) -> dict[str, Estimate | None]:
+def quality(recipe: Recipe, system: Mapping[str, Any]) -> dict[str, Estimate | None]:
     """BLEU and chrF2 of the test set, or its word errors; none without references."""
     score = system["quality"]["test"]
     if score is None:
         return {}
     if recipe.assess.sentence_metric == "wer":
         return {rate: _estimate(score["rates"][rate], 100.0) for rate in ("wer", "cer")}
-    rows = read_best(work.decoded(name, "test"))
-    resampled = bleu(rows, score["bleu"]["value"], recipe.assess.resamples, recipe.assess.seed)
-    return {"bleu": resampled.estimate, "chrf": Estimate(score["chrf"]["value"])}
+    return {name: Estimate(score[name]["value"]) for name in ("bleu", "chrf")}
 
 
 def token_metrics(system: Mapping[str, Any]) -> dict[str, Estimate | None]:
@@ -78,27 +109,13 @@ def token_metrics(system: Mapping[str, Any]) -> dict[str, Estimate | None]:
     }
 
 
-def detection_metrics(
-    recipe: Recipe, work: WorkFolder, name: str, system: Mapping[str, Any], measure: str
-) -> dict[str, Estimate | None]:
-    """Detection of every set and on average by one measure (in %).
-
-    What the model cannot measure is left away.
-    """
-    found: dict[str, Estimate | None] = {}
-    entries = [one for one in system["ood"] or [] if one["measure"] == measure]
-    for one in entries:
-        found[f"auroc:{measure}:{one['set']}"] = _estimate(one["auroc"], 100.0)
-    if entries:
-        inside = read_best(work.decoded(name, "test"))
-        outside = [read_best(work.decoded(name, one["set"])) for one in entries]
-        found[f"auroc:{measure}:mean"] = mean_auroc(
-            [row.uncertainty[measure] for row in inside],
-            [[row.uncertainty[measure] for row in rows] for rows in outside],
-            recipe.assess.resamples,
-            recipe.assess.seed,
-        ).estimate
-    return found
+def detection_metrics(system: Mapping[str, Any], measure: str) -> dict[str, Estimate | None]:
+    """Detection of every set by one measure (in %), none by what the model cannot measure."""
+    return {
+        f"auroc:{measure}:{one['set']}": _estimate(one["auroc"], 100.0)
+        for one in system["ood"] or []
+        if one["measure"] == measure
+    }
 
 
 def costs(
@@ -165,11 +182,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     work = WorkFolder(given.work)
     try:
-        results = assess_run(work, given.run)
+        results, sampled = assess_run(work, given.run)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    with atomic_write(RunFolder(work.root / "runs" / given.run).results) as handle:
+    folder = RunFolder(work.root / "runs" / given.run)
+    write_samples(folder.samples, sampled)
+    with atomic_write(folder.results) as handle:
         handle.write(json.dumps(results, indent=1, ensure_ascii=False) + "\n")
     return 0
 

@@ -1,7 +1,7 @@
 """What ``methods.yaml`` can say, as dataclasses."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -202,6 +202,18 @@ def choose_runs(
             if seeds is not None or seed in expected_seeds(bench, name):
                 runs.append(Run(name, seed))
     return runs
+
+
+def runs_named(bench: Bench, names: Iterable[str]) -> list[Run]:
+    """Return the runs that names such as ``proxy-seed1`` are of; other names are left away."""
+    found = []
+    for name in names:
+        method, _, seed = name.rpartition("-seed")
+        if name in bench.baselines:
+            found.append(Run(name, None))
+        elif method in bench.methods and seed.isdecimal():
+            found.append(Run(method, int(seed)))
+    return found
 
 
 def expected_seeds(bench: Bench, name: str) -> list[int]:

@@ -5,14 +5,12 @@ width is the choice of sentences, which a difference on the same sentences does 
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
+from benchmarks.methods.archive import RunResults
 from benchmarks.methods.method import Bench, Run
-from benchmarks.methods.samples import Sampled, of_run
 from benchmarks.methods.table import Row
-from recipes.common.work import WorkFolder
 from seqdistill.assessment.bootstrap import estimate
 
 PREFIX = "minus:"
@@ -20,7 +18,7 @@ PREFIX = "minus:"
 
 
 def difference_rows(
-    bench: Bench, work: WorkFolder, found: Mapping[str, Mapping[str, Any]], seeds: Sequence[int]
+    bench: Bench, found: Mapping[str, RunResults], seeds: Sequence[int]
 ) -> list[Row]:
     """Return the rows of every method less the bench's ``against``, over the seeds of both.
 
@@ -29,30 +27,28 @@ def difference_rows(
 
     Args:
         bench: the methods; none of them is compared if ``against`` is not set.
-        work: its folder.
         found: results by the run's name.
         seeds: those that may be there.
     """
     against = bench.against
     done = [seed for seed in seeds if against and Run(against, seed).name in found]
-    if against is None or not done:
+    if against is None:
         return []
-    sampled = {seed: _sampled(work, Run(against, seed), found) for seed in done}
     rows: list[Row] = []
     for name in (*bench.baselines, *bench.methods):
         if name == against:
             continue
         is_baseline = name in bench.baselines
-        pairs: list[tuple[dict[str, Sampled], dict[str, Sampled]]] = []
-        own = [seed for seed in done if is_baseline or Run(name, seed).name in found]
-        if is_baseline and Run(name, None).name not in found:
+        runs = {seed: Run(name, None if is_baseline else seed).name for seed in done}
+        own = [seed for seed in done if runs[seed] in found]
+        if not own:
             continue
-        for seed in own:
-            run = Run(name, None if is_baseline else seed)
-            pairs.append((_sampled(work, run, found), sampled[seed]))
-        label = bench.methods[name].label if not is_baseline else _label(found[name], name)
+        pairs = [
+            (found[runs[seed]].sampled, found[Run(against, seed).name].sampled) for seed in own
+        ]
+        label = found[name].facts["label"] if is_baseline else bench.methods[name].label
         common = [set(ours) & set(theirs) for ours, theirs in pairs]
-        for metric in sorted(set.intersection(*common)) if common else []:
+        for metric in sorted(set.intersection(*common)):
             value = float(np.mean([a[metric].value - b[metric].value for a, b in pairs]))
             drawn = np.mean([a[metric].replicates - b[metric].replicates for a, b in pairs], axis=0)
             ends = estimate(value, drawn)
@@ -69,14 +65,3 @@ def difference_rows(
                 )
             )
     return rows
-
-
-def _sampled(
-    work: WorkFolder, run: Run, found: Mapping[str, Mapping[str, Any]]
-) -> dict[str, Sampled]:
-    metrics = found[run.name]["metrics"]
-    return of_run(work, run, {name: one["value"] for name, one in metrics.items()})
-
-
-def _label(results: Mapping[str, Any], name: str) -> str:
-    return str(results["recipe"]["systems"][name]["label"])

@@ -1,5 +1,6 @@
 """From methods to steps: every run is a recipe with one student, in one work folder for all."""
 
+import hashlib
 import json
 import shlex
 import sys
@@ -33,6 +34,11 @@ class RunFolder:
     def results(self) -> Path:
         """The run's numbers and costs."""
         return self.root / "results.json"
+
+    @property
+    def samples(self) -> Path:
+        """Those of its numbers that have intervals, over resampled sentences."""
+        return self.root / "samples.npz"
 
     @property
     def own(self) -> Path:
@@ -185,7 +191,7 @@ def plan_run(bench: Bench, run: Run, base: Recipe, work: WorkFolder) -> PlannedR
     plan = [step for step in make_plan(recipe, work) if step.stage <= 6]
     if run.seed is None:
         plan = [step for step in plan if step.stage != 3]
-        return PlannedRun(run, recipe, [*plan, assess_step(run, recipe, work)])
+        return PlannedRun(run, recipe, needed([*plan, assess_step(run, recipe, work)]))
     method = bench.methods[run.method]
     trained = run if method.student is None else Run(method.student, run.seed)
     student = bench.methods[trained.method]
@@ -199,17 +205,32 @@ def plan_run(bench: Bench, run: Run, base: Recipe, work: WorkFolder) -> PlannedR
     return PlannedRun(
         run,
         recipe,
-        [
-            *(step for step in plan if step.stage < 4),
-            *before,
-            *trainings,
-            *after,
-            *(reading(step, after) if step.name in own else step for step in later),
-            assess_step(run, recipe, work),
-        ],
+        needed(
+            [
+                *(step for step in plan if step.stage < 4),
+                *before,
+                *trainings,
+                *after,
+                *(reading(step, after) if step.name in own else step for step in later),
+                assess_step(run, recipe, work),
+            ]
+        ),
         stores=tuple(step.name for step in plan if step.stage == 3),
         training=tuple(step.name for step in (*before, *trainings, *after)),
     )
+
+
+def needed(steps: Sequence[Step]) -> list[Step]:
+    """Return the last of some steps and those that it cannot do without, in their order.
+
+    A run compares itself with the reference system's predictions along the references alone: that
+    one's translations are another run's.
+    """
+    kept = [steps[-1]]
+    for step in reversed(steps[:-1]):
+        if any(later.needs(step) for later in kept):
+            kept.insert(0, step)
+    return kept
 
 
 def generate_steps_of(recipe: Recipe, system: str, work: WorkFolder) -> list[Step]:
@@ -279,8 +300,23 @@ def assess_step(run: Run, recipe: Recipe, work: WorkFolder) -> Step:
         7,
         ("python", "-m", "benchmarks.methods.assess", str(work.root), run.name),
         (folder.description, *hypotheses, *forced, work.forced(recipe.reference)),
-        (folder.results,),
+        (folder.results, folder.samples),
     )
+
+
+def settings_of(planned: PlannedRun, bench: Bench, work: WorkFolder) -> str:
+    """Return a hash of all that a run's numbers depend on, the code and the data's files aside.
+
+    It is that of its commands, wherever its folders and those of the data are, and of how it is
+    assessed: runs of two machines have it in common.
+    """
+    recipe = planned.recipe
+    commands = [step.command for step in planned.steps]
+    text = json.dumps([commands, bench.detection, bench.rejection, asdict(recipe.assess)])
+    places = {str(work.root): "WORK", sys.executable: "PYTHON", recipe.data_root: "DATA"}
+    for place in sorted(filter(None, places), key=len, reverse=True):
+        text = text.replace(place, places[place])
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def write_runs(planned: Sequence[PlannedRun], bench: Bench, work: WorkFolder) -> None:
@@ -289,6 +325,7 @@ def write_runs(planned: Sequence[PlannedRun], bench: Bench, work: WorkFolder) ->
         folder = run_folder(work, one.run)
         content = {
             "updates": bench.updates,
+            "settings": settings_of(one, bench, work),
             "detection": bench.detection,
             "rejection": bench.rejection,
             "steps": {

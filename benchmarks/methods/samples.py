@@ -1,14 +1,12 @@
 """Numbers of one run over resampled test sentences, which two runs can have in common."""
 
-import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
-from benchmarks.methods.method import Run
-from benchmarks.methods.runs import run_folder
-from recipes.common.recipe import build_resolved
+from recipes.common.recipe import Recipe
 from recipes.common.work import WorkFolder
 from seqdistill.assessment import assess_word_errors, read_best
 from seqdistill.assessment.bootstrap import Estimate, estimate, tallies
@@ -17,6 +15,7 @@ from seqdistill.assessment.checks import FloatArray
 from seqdistill.assessment.quality import sentence_quality
 from seqdistill.assessment.rejection import prr_replicates
 from seqdistill.errors import InputError
+from seqdistill.files import atomic_write
 from seqdistill.hypotheses import Hypothesis
 
 
@@ -128,40 +127,80 @@ def word_error_rate(rows: Sequence[Hypothesis], value: float, resamples: int, se
     return Sampled(value, errors.rates.replicates["wer"])
 
 
-def of_run(work: WorkFolder, run: Run, values: dict[str, float]) -> dict[str, Sampled]:
-    """Return what can be resampled of a run that is done: metric → its number.
+def of_run(
+    recipe: Recipe,
+    work: WorkFolder,
+    name: str,
+    measures: Mapping[str, Sequence[str]],
+    values: Mapping[str, float],
+) -> dict[str, Sampled]:
+    """Return what can be resampled of a run: metric → its number.
 
     Args:
+        recipe: the run as a recipe.
         work: the bench's folder.
-        run: which.
-        values: its numbers in the table, by metric.
+        name: the run's.
+        measures: ``detection`` and ``rejection``: those of the table.
+        values: its numbers, by metric, the means over sets left away.
     """
-    content = json.loads(run_folder(work, run).description.read_text(encoding="utf-8"))
-    recipe = build_resolved(content["recipe"])
     resamples, seed = recipe.assess.resamples, recipe.assess.seed
-    rows = read_best(work.decoded(run.name, "test"))
-    found = {"nll": nll(read_best(work.forced(run.name)), resamples, seed)}
+    rows = read_best(work.decoded(name, "test"))
+    found = {"nll": nll(read_best(work.forced(name)), resamples, seed)}
     if "bleu" in values:
         found["bleu"] = bleu(rows, values["bleu"], resamples, seed)
     if "wer" in values:
         found["wer"] = word_error_rate(rows, values["wer"] / 100.0, resamples, seed) * 100.0
-    outside = [read_best(work.decoded(run.name, name)) for name in recipe.data.ood]
+    outside = {one: read_best(work.decoded(name, one)) for one in recipe.data.ood}
+    for measure in measures["detection"]:
+        sets = [rows for one, rows in outside.items() if f"auroc:{measure}:{one}" in values]
+        if sets:
+            found[f"auroc:{measure}:mean"] = mean_auroc(
+                [row.uncertainty[measure] for row in rows],
+                [[row.uncertainty[measure] for row in one] for one in sets],
+                resamples,
+                seed,
+            )
     quality = sentence_quality(
         [row.text for row in rows],
         [row.reference or "" for row in rows],
         metric=recipe.assess.sentence_metric,
     )
-    for measure in content["detection"]:
-        if f"auroc:{measure}:mean" in values:
-            found[f"auroc:{measure}:mean"] = mean_auroc(
-                [row.uncertainty[measure] for row in rows],
-                [[row.uncertainty[measure] for row in one] for one in outside],
-                resamples,
-                seed,
-            )
-    for measure in content["rejection"]:
+    for measure in measures["rejection"]:
         if f"prr:{measure}" in values:
             scores = np.array([row.uncertainty[measure] for row in rows])
             drawn = prr_replicates(quality, scores, resamples, seed)
             found[f"prr:{measure}"] = Sampled(values[f"prr:{measure}"] / 100.0, drawn) * 100.0
     return found
+
+
+def write_samples(path: Path, found: Mapping[str, Sampled]) -> None:
+    """Write replicates, as what they differ from their number by, at half precision.
+
+    That is an error of a thousandth of an interval's width, and half the size.
+    """
+    gaps = {name: (one.replicates - one.value).astype(np.float16) for name, one in found.items()}
+    with atomic_write(path, binary=True) as handle:
+        np.savez_compressed(handle, **gaps)
+
+
+def read_samples(path: Path, values: Mapping[str, float]) -> dict[str, Sampled]:
+    """Read what :func:`write_samples` wrote.
+
+    Args:
+        path: the file.
+        values: the numbers themselves, by metric.
+
+    Raises:
+        InputError: it is not there, or is of other numbers.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return {
+                name: Sampled(values[name], values[name] + arrays[name].astype(np.float64))
+                for name in arrays.files
+            }
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(
+            f"{path}: expected the resampled numbers of a run, {error}; remove the run's two "
+            "files, and it is made again"
+        ) from error

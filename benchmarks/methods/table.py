@@ -1,14 +1,13 @@
 """From the results of runs to the rows of the comparison: means over seeds, with intervals."""
 
 import csv
-import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
 
-from benchmarks.methods.method import Bench, Run, expected_seeds
+from benchmarks.methods.archive import Archive, RunResults, read_results
+from benchmarks.methods.method import Bench, Run, expected_seeds, runs_named
 from benchmarks.methods.runs import run_folder
 from recipes.common.work import WorkFolder
 from seqdistill.errors import InputError
@@ -50,32 +49,47 @@ class Row:
     bootstrap_high: float | None = None
 
 
-def collect(bench: Bench, work: WorkFolder) -> dict[str, dict[str, Any]]:
+def collect(
+    bench: Bench,
+    work: WorkFolder,
+    archive: Archive | None = None,
+    settings: Mapping[str, str] | None = None,
+) -> dict[str, RunResults]:
     """Return the results of every run that is done, by the run's name.
 
-    Runs with another number of updates than the bench's are not its runs, and are left away.
+    Those of the archive that would be made in another way now are left away, and so are runs of the
+    work folder with another number of updates than the bench's.
+
+    Args:
+        bench: the methods.
+        work: its folder.
+        archive: where more results are; they come first.
+        settings: how the runs are made, by name: those of the archive that may be taken.
     """
-    seeds = seeds_found(bench, work)
-    runs = [Run(name, None) for name in bench.baselines]
-    runs += [Run(name, seed) for name in bench.methods for seed in seeds]
+    names = {*bench.baselines, *(settings or {})}
+    names |= {path.name for path in (work.root / "runs").glob("*-seed*")}
     found = {}
-    for run in runs:
-        path = run_folder(work, run).results
-        if not path.is_file():
-            continue
-        results = json.loads(path.read_text(encoding="utf-8"))
-        if run.seed is None or results["updates"] == bench.updates:
+    for run in runs_named(bench, sorted(names)):
+        results = None
+        if archive is not None and settings and run.name in settings:
+            results = archive.find(run.name, settings[run.name])
+        if results is None:
+            folder = run_folder(work, run)
+            results = read_results(folder.results, folder.samples)
+            if results and run.seed is not None and results.content["updates"] != bench.updates:
+                results = None
+        if results is not None:
             found[run.name] = results
     return found
 
 
-def seeds_found(bench: Bench, work: WorkFolder) -> list[int]:
-    """Return the bench's seeds and others that runs of the work folder have."""
-    there = (path.name.rpartition("-seed")[2] for path in (work.root / "runs").glob("*-seed*"))
-    return sorted({*bench.seeds, *(int(seed) for seed in there if seed.isdecimal())})
+def seeds_found(bench: Bench, found: Iterable[str]) -> list[int]:
+    """Return the bench's seeds and others that runs have, by their names."""
+    seeds = (run.seed for run in runs_named(bench, found))
+    return sorted({*bench.seeds, *(seed for seed in seeds if seed is not None)})
 
 
-def aggregate(bench: Bench, found: Mapping[str, Mapping[str, Any]], seeds: Sequence[int]) -> (
+def aggregate(bench: Bench, found: Mapping[str, RunResults], seeds: Sequence[int]) -> (
     list[Row]
 ):  # fmt: skip
     """Return the rows of the comparison; methods without a run have a count of 0 alone.
@@ -93,10 +107,10 @@ def aggregate(bench: Bench, found: Mapping[str, Mapping[str, Any]], seeds: Seque
         expected = 1 if is_baseline else len(expected_seeds(bench, name))
         label = name if is_baseline else bench.methods[name].label
         if done and is_baseline:
-            label = found[name]["recipe"]["systems"][name]["label"]
+            label = found[name].facts["label"]
         given = tuple(run.seed for run in done if run.seed is not None)
         rows.append(Row(name, label, RUNS, given, expected, float(len(done))))
-        metrics = [found[run.name]["metrics"] for run in done]
+        metrics = [found[run.name].metrics for run in done]
         for metric in dict.fromkeys(metric for one in metrics for metric in one):
             values = [one[metric] for one in metrics if metric in one]
             if len(values) == len(metrics):  # a mean over some of the seeds is another number
@@ -125,9 +139,10 @@ def interval(values: Sequence[float]) -> tuple[float | None, float | None]:
     return mean - half, mean + half
 
 
-def _mean_end(values: Sequence[Mapping[str, Any]], end: str) -> float | None:
+def _mean_end(values: Sequence[Mapping[str, float | None]], end: str) -> float | None:
     ends = [value[end] for value in values]
-    return None if None in ends else sum(ends) / len(ends)
+    there = [end for end in ends if end is not None]
+    return sum(there) / len(there) if len(there) == len(ends) else None
 
 
 def write_rows(path: Path, rows: Sequence[Row]) -> None:

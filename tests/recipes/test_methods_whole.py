@@ -57,13 +57,15 @@ methods:
 """
 
 
-def run_bench(folder: Path, *more: str) -> subprocess.CompletedProcess[str]:
+def run_bench(
+    folder: Path, *more: str, work: str = "work", methods: str = "proxy,broken"
+) -> subprocess.CompletedProcess[str]:
     (folder / "methods.yaml").write_text(METHODS, encoding="utf-8")
     command = [sys.executable, "-m", "benchmarks.methods", "--file", str(folder / "methods.yaml")]
-    command += ["--work-dir", str(folder / "work"), "--set", "scale=tiny"]
+    command += ["--work-dir", str(folder / work), "--set", "scale=tiny"]
     command += ["--set", "data.ood.unseen_words=null", "--seeds", "1"]
     return subprocess.run(
-        [*command, "--methods", "proxy,broken", *more],
+        [*command, "--methods", methods, *more],
         cwd=REPOSITORY,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
@@ -77,7 +79,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, str]:
     """The folder of a finished bench, and what it printed to stdout and stderr."""
     pytest.importorskip("fairseq", reason="needs the extra seqdistill[fairseq]")
     folder = tmp_path_factory.mktemp("bench")
-    done = run_bench(folder)
+    done = run_bench(folder, "--archive", str(folder / "archive"))
     assert done.returncode == 1, done.stderr  # one method fails
     return folder, done.stdout, done.stderr
 
@@ -191,6 +193,29 @@ def test_the_comparison_marks_what_is_missing(whole: tuple[Path, str, str]) -> N
     assert set(record["runs"]) == {"ensemble", "proxy-seed1"}
     with open(work / "methods.csv", encoding="utf-8") as handle:
         assert len(list(csv.DictReader(handle))) == len(record["rows"])
+
+
+def test_what_is_in_an_archive_is_not_made_again(whole: tuple[Path, str, str]) -> None:
+    """The table of an empty work folder is that of the whole one, and nothing is to be run."""
+    folder, printed, _ = whole
+    names = {path.name for path in (folder / "archive").iterdir()}
+    assert names == {
+        f"{run}.{end}" for run in ("ensemble", "proxy-seed1") for end in ("json", "npz")
+    }
+    options = ("--archive", str(folder / "archive"))
+    other = run_bench(folder, *options, work="other", methods="proxy")
+    assert other.returncode == 0, other.stderr
+    assert "2 runs, 2 of them in the archive, 0 steps" in other.stderr
+    assert other.stdout == printed
+    assert (folder / "other" / "methods.csv").read_bytes() == (
+        folder / "work" / "methods.csv"
+    ).read_bytes()
+    # A method that the archive has not: what it needs, and its own steps.
+    more = run_bench(folder, *options, "--dry-run", work="other", methods="broken")
+    named = {line.split(": ")[1] for line in more.stdout.splitlines() if line.startswith("# ")}
+    assert "distil broken-seed1 (waits for its input)" in named
+    assert any(name.startswith("force ensemble") for name in named)
+    assert not any("proxy-seed1" in name or name.startswith("decode ens") for name in named)
 
 
 def test_a_second_run_does_only_what_failed(whole: tuple[Path, str, str]) -> None:

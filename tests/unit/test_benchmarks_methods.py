@@ -1,5 +1,6 @@
 """The bench of methods: its file, its plan, and the arithmetic of its table."""
 
+import json
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -7,11 +8,28 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmarks.methods.archive import SCHEMA, Archive, RunResults
 from benchmarks.methods.method import FILE, Bench, Run, choose_runs, fill, read_bench
 from benchmarks.methods.page import fill_page, higher_is_better, markdown_page, markdown_tables
-from benchmarks.methods.runs import budget, join_plans, plan_run
-from benchmarks.methods.samples import bleu, mean_auroc, nll, word_error_rate
-from benchmarks.methods.table import Row, aggregate, interval, read_rows, write_rows
+from benchmarks.methods.paired import difference_rows
+from benchmarks.methods.runs import budget, join_plans, plan_run, settings_of
+from benchmarks.methods.samples import (
+    Sampled,
+    bleu,
+    mean_auroc,
+    nll,
+    word_error_rate,
+    write_samples,
+)
+from benchmarks.methods.table import (
+    Row,
+    aggregate,
+    collect,
+    interval,
+    read_rows,
+    seeds_found,
+    write_rows,
+)
 from recipes.common.recipe import REPOSITORY, Recipe, load
 from recipes.common.work import WorkFolder
 from seqdistill.assessment.detection import auroc
@@ -181,7 +199,8 @@ def test_commands_run_before_and_after_the_training(tmp_path: Path, demo: Recipe
     assert fit.command[1] == "work/students/two-seed3/checkpoint_best.pt"
     assert by_name["decode two-seed3 on test"].needs(fit)
     assert by_name["force two-seed3"].needs(fit)
-    assert not by_name["decode ensemble on test"].needs(fit)
+    assert not by_name["force ensemble"].needs(fit)
+    assert "decode ensemble on test" not in by_name  # another run's
     assert planned.training == ("members two", "store two-seed3", training.name, fit.name)
     assert not any(step.name.startswith("targets of") for step in planned.steps)
     shared = replace(bench.methods["two"].before[0], command="make {seed}")
@@ -233,15 +252,22 @@ def test_intervals_over_seeds_are_students() -> None:
     assert interval([2.0] * 20) == (2.0, 2.0)
 
 
-def result(value: float, label: str = "ensemble of 2") -> dict:
-    return {
+def result(value: float, name: str = "one", settings: str = "a", updates: int = 10) -> RunResults:
+    """Results as a run leaves them, its samples elsewhere."""
+    content = {
+        "schema": SCHEMA,
+        "run": name,
+        "updates": updates,
+        "settings": settings,
         "metrics": {
             "bleu": {"value": value, "low": value - 1, "high": value + 1},
             "chrf": {"value": 2 * value, "low": None, "high": None},
             "auroc:total_uncertainty:mean": {"value": 70.0, "low": 60.0, "high": 80.0},
         },
-        "recipe": {"systems": {"ensemble": {"label": label}}},
+        "facts": {"label": "ensemble of 2"},
+        "recipe": {"long": "record"},
     }
+    return RunResults(content, Path("absent.npz"))
 
 
 def test_rows_are_means_over_seeds_and_say_what_is_missing(tmp_path: Path) -> None:
@@ -257,7 +283,7 @@ def test_rows_are_means_over_seeds_and_say_what_is_missing(tmp_path: Path) -> No
     assert table["one", "chrf"].bootstrap_low is None
     assert table["two", "runs"].value == 0
     assert ("two", "bleu") not in table
-    found["one-seed4"]["metrics"].pop("bleu")  # a mean over some seeds is another number
+    found["one-seed4"].content["metrics"].pop("bleu")  # a mean over some seeds is another number
     assert ("one", "bleu") not in {(r.method, r.metric) for r in aggregate(bench, found, [3, 4])}
     write_rows(tmp_path / "rows.csv", rows)
     assert read_rows(tmp_path / "rows.csv") == [
@@ -274,6 +300,111 @@ def test_rows_are_means_over_seeds_and_say_what_is_missing(tmp_path: Path) -> No
     page = markdown_page("A title", rows, {"commit": "abc", "nothing": ""})
     assert page.startswith("# A title\n\n| method")
     assert page.endswith("- commit: abc\n")
+
+
+# --- the archive ----------------------------------------------------------------------------
+
+
+def sampled(value: float, seed: int) -> Sampled:
+    return Sampled(value, value + 0.5 * np.random.default_rng(seed).standard_normal(300))
+
+
+def test_an_archive_returns_what_it_was_given(tmp_path: Path) -> None:
+    drawn = {"bleu": sampled(20.0, 1), "auroc:total_uncertainty:mean": sampled(70.0, 2)}
+    write_samples(tmp_path / "samples.npz", drawn)
+    archive = Archive(tmp_path / "archive")
+    given = replace(result(20.0), path=tmp_path / "samples.npz")
+    archive.add("one-seed3", given)
+    assert archive.names() == ["one-seed3"]
+    assert archive.fitting({"one-seed3": "a", "one-seed4": "a"}) == {"one-seed3"}
+    found = archive.find("one-seed3", "a")
+    assert found is not None
+    assert found.metrics == given.metrics
+    assert found.facts == given.facts
+    assert "recipe" not in found.content
+    for name, one in found.sampled.items():
+        assert one.value == drawn[name].value
+        assert one.replicates == pytest.approx(drawn[name].replicates, abs=1e-3)
+    # Made in another way: it is there, and does not count.
+    assert archive.find("one-seed3", "b") is None
+    assert archive.has("one-seed3")
+    (archive.root / "one-seed3.npz").write_bytes(b"broken")
+    with pytest.raises(InputError, match="remove the run's two files"):
+        _ = RunResults(found.content, found.path).sampled
+    (archive.root / "one-seed3.json").write_text('{"schema": "other/1"}')
+    with pytest.raises(InputError, match=r"expected seqdistill\.method-results/2, got other/1"):
+        archive.find("one-seed3", "a")
+
+
+def test_the_table_has_runs_of_the_folder_and_of_the_archive(tmp_path: Path) -> None:
+    bench = bench_of(tmp_path, "  two: {label: Two, source: b}\n")
+    work = WorkFolder(tmp_path / "work")
+    archive = Archive(tmp_path / "archive")
+    write_samples(tmp_path / "samples.npz", {})
+
+    def put(name: str, one: RunResults) -> None:
+        folder = work.root / "runs" / name
+        folder.mkdir(parents=True)
+        (folder / "results.json").write_text(json.dumps(one.content))
+
+    put("ensemble", result(30.0))
+    put("one-seed3", result(20.0))  # the archive's goes before
+    put("one-seed9", result(23.0))
+    put("two-seed3", result(20.0, updates=11))
+    put("unknown-seed3", result(20.0))
+    for name, value, how in (("one-seed3", 21.0, "a"), ("one-seed4", 22.0, "old")):
+        kept = replace(result(value, settings=how), path=tmp_path / "samples.npz")
+        archive.add(name, kept)
+    settings = {"one-seed3": "a", "one-seed4": "a", "two-seed3": "a"}
+    found = collect(bench, work, archive, settings)
+    values = {name: one.metrics["bleu"]["value"] for name, one in found.items()}
+    assert values == {"ensemble": 30.0, "one-seed3": 21.0, "one-seed9": 23.0}
+    assert seeds_found(bench, found) == [3, 4, 9]
+    alone = collect(bench, work)
+    assert alone["one-seed3"].metrics["bleu"]["value"] == 20.0
+
+
+def test_settings_are_those_of_the_run_wherever_it_is(tmp_path: Path, demo: Recipe) -> None:
+    bench = bench_of(tmp_path, "  two: {label: a, source: b}\n")
+
+    def settings(bench: Bench, run: Run, recipe: Recipe = demo, folder: str = "work") -> str:
+        work = WorkFolder(tmp_path / folder)
+        return settings_of(plan_run(bench, run, recipe, work), bench, work)
+
+    first = settings(bench, Run("one", 3))
+    assert settings(bench, Run("one", 3), folder="elsewhere") == first
+    one = bench.methods["one"]
+    relabelled = replace(bench, methods={"one": replace(one, label="other", main=False)})
+    assert settings(relabelled, Run("one", 3)) == first
+    changed = replace(bench, methods={"one": replace(one, arguments={"criterion": "end2"})})
+    others = [
+        settings(bench, Run("one", 4)),
+        settings(bench, Run("two", 3)),
+        settings(changed, Run("one", 3)),
+        settings(replace(bench, updates=11), Run("one", 3)),
+        settings(replace(bench, detection=["mutual_information"]), Run("one", 3)),
+        settings(bench, Run("one", 3), replace(demo, assess=replace(demo.assess, resamples=7))),
+    ]
+    assert len({first, *others}) == 1 + len(others)
+
+
+def test_differences_are_of_runs_with_the_same_seed(tmp_path: Path) -> None:
+    path = tmp_path / "methods.yaml"
+    path.write_text("against: one\n" + HEAD + "  two: {label: Two, source: b}\n", encoding="utf-8")
+    bench = read_bench(path)
+    found = {}
+    for number, name in enumerate(("ensemble", "one-seed3", "one-seed4", "two-seed4")):
+        write_samples(tmp_path / f"{name}.npz", {"bleu": sampled(20.0 + number, number)})
+        found[name] = replace(result(20.0 + number), path=tmp_path / f"{name}.npz")
+    rows = {row.method: row for row in difference_rows(bench, found, [3, 4])}
+    assert set(rows) == {"ensemble", "two"}
+    assert rows["two"].value == 1.0
+    assert rows["two"].seeds == (4,)
+    assert rows["ensemble"].value == -1.5  # one run, beside the mean of both
+    expected = sampled(23.0, 3).replicates - sampled(22.0, 2).replicates
+    low, high = np.quantile(expected, [0.025, 0.975])
+    assert rows["two"].bootstrap_low == pytest.approx(low, abs=5e-3)
+    assert rows["two"].bootstrap_high == pytest.approx(high, abs=5e-3)
 
 
 def test_places_of_a_page_are_filled_again_and_again() -> None:
