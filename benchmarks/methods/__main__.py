@@ -99,6 +99,7 @@ def _run(given: argparse.Namespace, display: Display) -> int:
                 display=display,
                 commit=current_commit(),
                 numbered_logs=False,
+                warm=False,  # costs are those of programs that are started as users start them
             )
             in_archive = f", {len(planned) - len(left)} of them in the archive" if kept else ""
             display.line(f"{len(runs)} runs{in_archive}, {len(plan)} steps in {work.root}")

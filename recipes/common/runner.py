@@ -16,7 +16,8 @@ from typing import IO
 from recipes.common.progress import Display, duration
 from recipes.common.recipe import REPOSITORY
 from recipes.common.steps import Stamps, Step, explain_missing, missing_inputs
-from recipes.common.usage import MeasuredProcess
+from recipes.common.usage import EndingProcess, MeasuredProcess
+from recipes.common.warm import Starter, can_start
 from seqdistill.errors import InputError
 
 TAIL_LINES = 20
@@ -43,7 +44,7 @@ class StepError(Exception):
 @dataclass
 class _Running:
     step: Step
-    process: MeasuredProcess
+    process: EndingProcess
     log: IO[bytes]
     log_path: Path
     started: float
@@ -61,6 +62,8 @@ class Runner:
         commit: what the checkout is at; goes into the stamps.
         numbered_logs: names of logs begin with the step's place in the plan; without, plans that
             grow keep the names.
+        warm: fork programs of this project from a process that has done their imports, where that
+            can be done; their usage is then without the start of Python.
 
     Attributes:
         failures: of the last :meth:`run` that was told to keep going.
@@ -76,6 +79,7 @@ class Runner:
         display: Display | None = None,
         commit: str | None = None,
         numbered_logs: bool = True,
+        warm: bool = True,
     ) -> None:
         self.plan = plan
         self.root = root
@@ -86,7 +90,10 @@ class Runner:
         self.commit = commit
         self.numbered_logs = numbered_logs
         self.failures: list[StepError] = []
+        self.warm = warm
         self._running: list[_Running] = []
+        self._starter: Starter | None = None
+        self._will_fork = False
 
     def run(self, chosen: Sequence[Step], *, force: bool = False, keep_going: bool = False) -> int:
         """Run the chosen steps; returns how many had to run.
@@ -106,6 +113,7 @@ class Runner:
                 self.stamps.path(step).unlink(missing_ok=True)
         pending, ran = list(chosen), 0
         self.failures = []
+        self._will_fork = self.warm and any(can_start(resolve(step.command)) for step in chosen)
         try:
             while pending or self._running:
                 try:
@@ -121,6 +129,9 @@ class Runner:
                     pending = self._without_readers(pending, error.step)
         finally:
             self._stop()
+            if self._starter is not None:
+                self._starter.close()
+                self._starter = None
         return ran
 
     def log_path(self, step: Step) -> Path:
@@ -161,27 +172,51 @@ class Runner:
         resumes = self.stamps.start(step, {"started": now, "commit": self.commit})
         log_path = self.log_path(step)
         log_path.parent.mkdir(parents=True, exist_ok=True)
+        if self._will_fork:  # also before the first such program: it imports beside other steps
+            self._warm_up()
         log = open(log_path, "ab" if resumes else "wb")  # noqa: SIM115 (open while it runs)
         log.write(f"$ {shlex.join(step.command)}\n".encode())
         log.flush()
         try:
-            process = subprocess.Popen(
-                resolve(step.command),
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                stdin=subprocess.DEVNULL,
-                cwd=REPOSITORY,
-                env=self._environment(),
-            )
+            process = self._process(resolve(step.command), log)
         except OSError as error:
             log.close()
             message = f"{step.name}: cannot run {step.command[0]}: {error}"
             raise StepError(step, message) from error
         if resumes:
             self.display.line(f"> {step.title}: goes on where it was interrupted")
-        measured = MeasuredProcess(process)
-        self._running.append(_Running(step, measured, log, log_path, time.monotonic()))
+        self._running.append(_Running(step, process, log, log_path, time.monotonic()))
         return True
+
+    def _warm_up(self) -> Starter:
+        """Return what programs are forked from; it is started where it does not run yet."""
+        if self._starter is None:
+            with open(self.root / "logs" / "starter.log", "wb") as log:
+                self._starter = Starter(self._environment(), log)
+        return self._starter
+
+    def _process(self, command: Sequence[str], log: IO[bytes]) -> EndingProcess:
+        """Start a command whose streams go to a log."""
+        environment = self._environment()
+        if self.warm and can_start(command):
+            out = log.fileno()
+            started = self._warm_up().start(
+                command, stdout=out, stderr=out, folder=REPOSITORY, environment=environment
+            )
+            if started is not None:
+                return started
+            # Its log has the reason; every program can do without it.
+            self.warm = self._will_fork = False
+        return MeasuredProcess(
+            subprocess.Popen(
+                command,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                stdin=subprocess.DEVNULL,
+                cwd=REPOSITORY,
+                env=environment,
+            )
+        )
 
     def _wait(self) -> None:
         """Wait until a step ends, showing how far the running ones are."""

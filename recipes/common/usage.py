@@ -1,9 +1,12 @@
 """What a step costs the machine: CPU time and peak memory of its process and its children."""
 
 import os
+import resource
+import signal
 import subprocess
 import sys
 import time
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,11 +34,43 @@ class Usage:
         }
 
 
-class MeasuredProcess:
+def usage_of(used: resource.struct_rusage) -> Usage:
+    """Return what the kernel says of a process that has ended."""
+    return Usage(used.ru_utime + used.ru_stime, used.ru_maxrss * _PER_MAXRSS)
+
+
+class EndingProcess(ABC):
     """A process whose usage is known when it has ended.
 
     Wall time says little on a machine that is shared; the kernel's count of CPU time is handed out
-    once, to whoever waits for the process, so it is waited for here and nowhere else.
+    once, to whoever waits for the process.
+    """
+
+    usage: Usage | None
+
+    @abstractmethod
+    def poll(self) -> int | None:
+        """Return the exit status as ``subprocess`` gives it, None while the process runs."""
+
+    @abstractmethod
+    def send(self, number: int) -> None:
+        """Send a signal, unless it has ended."""
+
+    def ask_to_end(self) -> None:
+        """Send the signal that asks a process to end."""
+        self.send(signal.SIGTERM)
+
+    def end(self, seconds: float) -> None:
+        """Wait for the end, and force it when the process still runs after so many seconds."""
+        end = time.monotonic() + seconds
+        while self.poll() is None:
+            if time.monotonic() > end:
+                self.send(signal.SIGKILL)
+            time.sleep(_POLL_SECONDS)
+
+
+class MeasuredProcess(EndingProcess):
+    """One that was started here, and is waited for here and nowhere else.
 
     Args:
         process: just started.
@@ -47,28 +82,14 @@ class MeasuredProcess:
 
     def poll(self) -> int | None:
         """Return the exit status as ``subprocess`` gives it, None while the process runs."""
-        return self._wait(os.WNOHANG)
-
-    def ask_to_end(self) -> None:
-        """Send the signal that asks a process to end."""
-        if self.poll() is None:
-            self._process.terminate()
-
-    def end(self, seconds: float) -> None:
-        """Wait for the end, and force it when the process still runs after so many seconds."""
-        end = time.monotonic() + seconds
-        while self.poll() is None:
-            if time.monotonic() > end:
-                self._process.kill()
-                self._wait(0)
-                return
-            time.sleep(_POLL_SECONDS)
-
-    def _wait(self, options: int) -> int | None:
         if self._process.returncode is None:
-            pid, status, used = os.wait4(self._process.pid, options)
+            pid, status, used = os.wait4(self._process.pid, os.WNOHANG)
             if pid:
                 self._process.returncode = os.waitstatus_to_exitcode(status)
-                seconds = used.ru_utime + used.ru_stime
-                self.usage = Usage(seconds, used.ru_maxrss * _PER_MAXRSS)
+                self.usage = usage_of(used)
         return self._process.returncode
+
+    def send(self, number: int) -> None:
+        """Send a signal, unless it has ended."""
+        if self.poll() is None:
+            self._process.send_signal(number)
