@@ -80,6 +80,31 @@ class TokenFeatures:
         return result
 
 
+@dataclass(frozen=True)
+class ShiftedFeatures(TokenFeatures):
+    """Features of N tokens whose logits share a shift each, which is their last column.
+
+    Attributes:
+        features: (N, D + 1); the projection's weight gets a column of ones.
+    """
+
+    @property
+    def weight(self) -> Tensor:
+        """(V, D + 1)."""
+        own = self.projection.weight
+        return torch.cat([own, own.new_ones(own.shape[0], 1)], dim=1)
+
+    def logits(self) -> Tensor:
+        """Return (N, V)."""
+        logits: Tensor = self.projection(self.features[:, :-1])
+        return logits + self.features[:, -1:]
+
+
+def shifted(given: TokenFeatures, shift: Tensor) -> ShiftedFeatures:
+    """Return features whose logits get a shift (N, 1)."""
+    return ShiftedFeatures(torch.cat([given.features, shift], 1), given.projection, given.extra)
+
+
 def gives_features(model: Any) -> bool:
     """Return whether a model's logits are one linear projection of features that it can give."""
     while hasattr(model, "module"):  # what data-parallel training wraps around a model

@@ -12,6 +12,7 @@ from fairseq_plugins.criterions.logit_space import (
 )
 from fairseq_plugins.criterions.mean_kl import MeanKLCriterion
 from fairseq_plugins.criterions.proxy_dirichlet import ProxyDirichletCriterion
+from fairseq_plugins.criterions.proxy_precision import ProxyPrecisionCriterion
 
 __all__ = [
     "ConcreteCriterion",
@@ -24,4 +25,5 @@ __all__ = [
     "LogitLaplaceCriterion",
     "MeanKLCriterion",
     "ProxyDirichletCriterion",
+    "ProxyPrecisionCriterion",
 ]

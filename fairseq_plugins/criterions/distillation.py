@@ -196,9 +196,18 @@ class DistillationCriterion(FairseqCriterion):
             logged |= more
         return loss, logged
 
+    def features_of(self, model: Any, batch: Batch) -> TokenFeatures:
+        """Return the student's features of the counted tokens."""
+        return token_features(model, batch.net_input, batch.token_mask)
+
+    def logits_of(self, model: Any, batch: Batch) -> tuple[Tensor, Any]:
+        """Return the student's (N, V) logits of the counted tokens, and its decoder's extra."""
+        logits, extra = model(**batch.net_input)[:2]
+        return logits[batch.token_mask], extra
+
     def fused(self, model: Any, batch: Batch) -> tuple[Tensor, dict[str, Any], Any]:
         """Return the loss sum of a batch by features, what is logged, the decoder's extra."""
-        given = token_features(model, batch.net_input, batch.token_mask)
+        given = self.features_of(model, batch)
         target = self.stored_targets(batch)
         if target is None:
             target = self.task.teachers.members(
@@ -242,8 +251,7 @@ class DistillationCriterion(FairseqCriterion):
 
     def plain(self, model: Any, batch: Batch) -> tuple[Tensor, dict[str, Any], Any]:
         """Return the same by logits of the whole batch."""
-        logits, extra = model(**batch.net_input)[:2]
-        logits = logits[batch.token_mask]  # (N, V)
+        logits, extra = self.logits_of(model, batch)
         target = self.stored_targets(batch)
         if target is None and self.task.teachers is not None:
             target = self.task.teachers.statistics(

@@ -9,6 +9,7 @@ from seqdistill.student.expectations import ExpectationsKind
 from seqdistill.student.hydra import HydraKind
 from seqdistill.student.logit_space import ConcreteKind, LogitSpaceKind
 from seqdistill.student.outputs import StudentOutputs
+from seqdistill.student.precision import PrecisionKind
 
 
 class HeadKind(Protocol):
@@ -64,4 +65,5 @@ KINDS: dict[str, HeadKind] = {
     "gaussian": LogitSpaceKind("gaussian"),
     "concrete": ConcreteKind(),
     "expectations": ExpectationsKind(),
+    "dirichlet_precision": PrecisionKind(),
 }

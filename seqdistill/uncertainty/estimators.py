@@ -24,6 +24,7 @@ from seqdistill.uncertainty.calibrated import CalibratedEstimator
 from seqdistill.uncertainty.ensemble import EnsembleEstimator
 from seqdistill.uncertainty.heads import outputs_estimator
 from seqdistill.uncertainty.options import UncertaintyOptions
+from seqdistill.uncertainty.precision import dirichlet_estimator
 from seqdistill.uncertainty.reading import Estimator, TokenReading
 from seqdistill.uncertainty.single import DirichletEstimator, SoftmaxEstimator
 from seqdistill.uncertainty.students import DirichletMixtureEstimator
@@ -77,18 +78,7 @@ def estimator_for(
             "with other Dirichlet students"
         )
     if dirichlet:
-        head = dirichlet[0]
-        read_as = {(other.offset, other.predictive) for other in dirichlet}
-        if len(read_as) > 1:
-            raise InputError(
-                "the Dirichlet students are read in different ways, as (offset, predictive) of "
-                f"{sorted(read_as)}; students that decode together must agree on both "
-                "(--predictive sets the second for all)"
-            )
-        assert head.offset is not None  # StudentHead checked it
-        if len(dirichlet) > 1:
-            return DirichletMixtureEstimator(len(dirichlet), head.offset, head.predictive, options)
-        return DirichletEstimator(head.offset, head.predictive, options)
+        return dirichlet_estimator(dirichlet, options)
     if options is not None and options.dirichlet_samples > 0:
         raise InputError(
             f"--dirichlet-samples {options.dirichlet_samples} draws members from a Dirichlet "

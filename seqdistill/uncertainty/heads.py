@@ -16,6 +16,7 @@ from seqdistill.uncertainty.logit_space import (
 )
 from seqdistill.uncertainty.options import UncertaintyOptions
 from seqdistill.uncertainty.outputs import MemberRows, ProjectedRows
+from seqdistill.uncertainty.precision import ShiftedRows, dirichlet_estimator
 from seqdistill.uncertainty.reading import Estimator
 
 
@@ -85,11 +86,18 @@ def _expectations_estimator(
     return ExpectationsEstimator(tuple(heads[0].settings["names"]), options)
 
 
+def _precision_rows(
+    head: StudentHead, features: Tensor, outputs: Tensor, projection: Projection
+) -> list[MemberRows]:
+    return [ShiftedRows(features, projection.weight, projection.bias, outputs)]
+
+
 #: Every kind with outputs beside its logits, by its name in ``StudentHead.kind``.
 READERS: dict[str, HeadReader] = {
     "hydra": HeadReader(_hydra_rows, _hydra_estimator),
     **{kind: HeadReader(_logit_space_rows, logit_space_estimator) for kind in LOGIT_SPACE_KINDS},
     "expectations": HeadReader(_expectation_rows, _expectations_estimator),
+    "dirichlet_precision": HeadReader(_precision_rows, dirichlet_estimator),
 }
 
 
