@@ -21,11 +21,17 @@ def build_engine(model: nn.Module, cfg: Any, configuration: EngineConfiguration)
         configuration: the engine's.
 
     Raises:
-        InputError: fairseq's optimizer cannot work on parts of tensors.
+        InputError: fairseq's optimizer cannot work on parts of tensors, or the device does not
+            compute in float16 and is to.
     """
     _join_processes(cfg)
     import deepspeed
 
+    if cfg.common.fp16 and not deepspeed.get_accelerator().is_fp16_supported():
+        raise InputError(
+            "--fp16: DeepSpeed finds no float16 products on this device; take --bf16, or leave it "
+            "away"
+        )
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = None

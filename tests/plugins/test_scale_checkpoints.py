@@ -21,6 +21,7 @@ from seqdistill.errors import InputError
 from seqdistill.integrations.deepspeed.pointers import Shards, read_pointer
 from seqdistill.integrations.deepspeed.weights import consolidate
 from tests.plugins.corpus import ARCHITECTURE, PROGRAMS, USER_DIR, Corpus, run
+from tests.plugins.half import HALF, needs_half
 from tests.plugins.scale_jobs import run_jobs
 
 pytest.importorskip("deepspeed")
@@ -119,13 +120,14 @@ def runs(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Runs:
     found.add("noise again", 2, 1, "--dropout", 0.3, "--restore-file", middle, "--no-save")
     half = ("--fp16", "--fp16-init-scale", 16, "--fp16-scale-window", 2)
     found.add("half", 2, 2, *by_updates, *half)
-    middle = found.path("half", "checkpoint_1_5.pt")
-    found.add("half again", 3, 1, *half, "--restore-file", middle, "--no-save")
-    # As many ranks: where an overflow is met differs with their number.
-    half = ("--fp16", "--fp16-init-scale", 2**17, "--fp16-scale-window", 2)
-    found.add("overflow", 2, 2, *by_updates, *half)
-    middle = found.path("overflow", "checkpoint_1_5.pt")
-    found.add("overflow again", 2, 2, *half, "--restore-file", middle, "--no-save")
+    if HALF:
+        middle = found.path("half", "checkpoint_1_5.pt")
+        found.add("half again", 3, 1, *half, "--restore-file", middle, "--no-save")
+        # As many ranks: where an overflow is met differs with their number.
+        half = ("--fp16", "--fp16-init-scale", 2**17, "--fp16-scale-window", 2)
+        found.add("overflow", 2, 2, *by_updates, *half)
+        middle = found.path("overflow", "checkpoint_1_5.pt")
+        found.add("overflow again", 2, 2, *half, "--restore-file", middle, "--no-save")
     ours = ("--task", "ensemble_teacher_translation", "--max-update", 14)
     for name, of_stage in (("later", None), ("later on the engine", 2)):
         found.add(
@@ -184,6 +186,12 @@ def test_other_stages_go_on_through_the_universal_checkpoint(runs: Runs) -> None
     assert made < log.stat().st_mtime
 
 
+@pytest.mark.skipif(HALF, reason="this processor has float16 products")
+def test_fp16_is_refused_where_there_is_none(runs: Runs) -> None:
+    assert "--fp16: DeepSpeed finds no float16 products on this device" in runs.error("half")
+
+
+@needs_half
 def test_the_loss_scale_of_fp16_goes_on(runs: Runs) -> None:
     assert runs.curve("half again") == pytest.approx(runs.curve("half", start=6), abs=2e-2)
     before, again = (
@@ -194,6 +202,7 @@ def test_the_loss_scale_of_fp16_goes_on(runs: Runs) -> None:
     assert len({*before}) > 2, "it moved"
 
 
+@needs_half
 def test_overflows_of_fp16_before_and_after_a_checkpoint(runs: Runs) -> None:
     assert runs.curve("overflow again") == runs.curve("overflow", start=6)
     before, again = (

@@ -4,9 +4,9 @@ import json
 from pathlib import Path
 
 import pytest
-import torch
 
 from tests.plugins.corpus import Corpus, logged
+from tests.plugins.half import HALF, needs_half
 from tests.plugins.scale_runs import run_together
 from tests.plugins.test_scale_curves import (
     PROXY,
@@ -18,8 +18,6 @@ from tests.plugins.test_scale_curves import (
 )
 
 UPDATES = ["--max-update", "8", "--disable-validation"]
-HALF = torch.ops.mkldnn._is_mkldnn_fp16_supported()
-needs_half = pytest.mark.skipif(not HALF, reason="this processor has no float16 products")
 
 
 @pytest.fixture(scope="module")
