@@ -13,8 +13,9 @@ from pathlib import Path
 
 from benchmarks.methods.archive import Archive, RunResults
 from benchmarks.methods.method import FILE, Bench, Run, choose_runs, read_bench, runs_named
-from benchmarks.methods.page import figure, fill_page, markdown_page, markdown_tables
+from benchmarks.methods.page import fill_page, markdown_page, markdown_tables
 from benchmarks.methods.paired import difference_rows
+from benchmarks.methods.plot import figure
 from benchmarks.methods.runs import PlannedRun, join_plans, plan_run, settings_of, write_runs
 from benchmarks.methods.table import Row, aggregate, collect, seeds_found, write_rows
 from recipes.common.progress import Display, duration

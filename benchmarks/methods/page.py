@@ -1,8 +1,7 @@
-"""The comparison as Markdown and as a plot, from the rows of its CSV alone."""
+"""The comparison as Markdown, from the rows of its CSV alone."""
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from benchmarks.methods.paired import PREFIX
 from benchmarks.methods.table import RUNS, Row
@@ -48,7 +47,7 @@ How much runs differ from seed to seed is not in it: the table above has that.""
 
 def markdown_tables(rows: Sequence[Row]) -> dict[str, str]:
     """Return the tables by name: ``summary``, ``differences``, ``costs``, one of sets a measure."""
-    table = _by_method(rows)
+    table = by_method(rows)
     metrics = list(dict.fromkeys(row.metric for row in rows))
     minus = [metric for metric in metrics if metric.startswith(PREFIX)]
     means = [m for m in metrics if m.endswith(":mean") and m not in minus]
@@ -116,7 +115,7 @@ def _table(
     sets: bool = False,
 ) -> str:
     header = ["method", *(["runs"] if with_runs else [])]
-    header += [metric.split(":")[2] if sets else _heading(metric) for metric in metrics]
+    header += [metric.split(":")[2] if sets else heading(metric) for metric in metrics]
     lines = []
     for found in table.values():
         runs = found[RUNS]
@@ -142,7 +141,7 @@ def _differences(table: Mapping[str, Mapping[str, Row]], metrics: Sequence[str])
         for found in table.values()
         if any(PREFIX + name in found for name in names)
     ]
-    return format_table(["method", *map(_heading, names)], lines, "markdown")
+    return format_table(["method", *map(heading, names)], lines, "markdown")
 
 
 def _gap(row: Row | None, digits: int) -> str:
@@ -156,7 +155,8 @@ def _gap(row: Row | None, digits: int) -> str:
     return f"**{shown}**" if low > 0 or high < 0 else shown
 
 
-def _heading(metric: str) -> str:
+def heading(metric: str) -> str:
+    """Return what a table calls a metric: ``BLEU ↑``, ``AUROC TU ↑``."""
     kind, _, rest = metric.partition(":")
     if not rest:
         return f"{_NAMES[metric][0]} {'↑' if higher_is_better(metric) else '↓'}"
@@ -183,52 +183,9 @@ def _cell(row: Row | None, digits: int) -> str:
     return f"{value} [{row.bootstrap_low:.{digits}f}, {row.bootstrap_high:.{digits}f}]"
 
 
-def _by_method(rows: Sequence[Row]) -> dict[str, dict[str, Row]]:
+def by_method(rows: Sequence[Row]) -> dict[str, dict[str, Row]]:
+    """Return rows by method and metric, in their order."""
     table: dict[str, dict[str, Row]] = {}
     for row in rows:
         table.setdefault(row.method, {})[row.metric] = row
     return table
-
-
-def figure(rows: Sequence[Row], baselines: Sequence[str]) -> Any:
-    """Return the plot of quality × uncertainty × cost, None where nothing has quality yet.
-
-    A panel for each measure: quality to the right, mean AUROC upwards; the area of a circle is the
-    CPU time of the training (baselines, grey, have none); bars are the intervals over seeds.
-
-    Raises:
-        InputError: matplotlib is missing.
-    """
-    from benchmarks.common import BASELINE_COLOUR, COLOURS, new_figure
-
-    table = _by_method(rows)
-    quality = next((q for q in ("bleu", "wer") if any(q in one for one in table.values())), None)
-    metrics = dict.fromkeys(row.metric for row in rows)
-    means = [m for m in metrics if m.startswith("auroc:") and m.endswith(":mean")]
-    if quality is None or not means:
-        return None
-    drawing, axes = new_figure(len(means), size=(5.6, 4.4))
-    costs = [one["train_cpu_minutes"].value for one in table.values() if "train_cpu_minutes" in one]
-    largest = max(costs, default=1.0)
-    for axis, mean in zip(axes.flat, means, strict=True):
-        for number, (name, one) in enumerate(table.items()):
-            if quality not in one or mean not in one:
-                continue
-            cost = one.get("train_cpu_minutes")
-            colour = BASELINE_COLOUR if name in baselines else COLOURS[number % len(COLOURS)]
-            x, y = one[quality], one[mean]
-            bars = {"xerr": _half(x), "yerr": _half(y)}
-            axis.errorbar(x.value, y.value, **bars, fmt="none", ecolor=colour, elinewidth=0.8)
-            area = 30.0 if cost is None else 20.0 + 180.0 * cost.value / largest
-            axis.scatter([x.value], [y.value], s=area, color=colour, alpha=0.75, linewidths=0)
-            axis.annotate(
-                x.label, (x.value, y.value), xytext=(5, 5), textcoords="offset points", fontsize=7
-            )
-        axis.set_xlabel(_heading(quality))
-        axis.set_ylabel(f"{_heading(mean)}, mean over sets, %")
-    drawing.suptitle("area: CPU time of the training; bars: 95 % intervals over seeds", fontsize=8)
-    return drawing
-
-
-def _half(row: Row) -> float | None:
-    return None if row.seeds_low is None else row.value - row.seeds_low
