@@ -69,12 +69,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 max_len_a=1.2, max_len_b=10, use_cpu=True,
             )  # fmt: skip
             rows.append(_row(name, members, translator, test, references, texts, given.seed))
+        settings = {key: str(value) for key, value in vars(given).items() if key != "system"}
         record = {
-            "settings": {key: value for key, value in vars(given).items() if key != "system"},
+            "settings": settings,
             "environment": environment("cpu", [sys.executable, *sys.argv]),
             "rows": rows,
         }
-        record["settings"] = {key: str(value) for key, value in record["settings"].items()}
         write_results(stem, record, rows)
         print(_table(rows))
     return 0

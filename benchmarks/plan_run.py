@@ -11,6 +11,7 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from functools import partial
 from statistics import median
 from typing import Any
 
@@ -70,14 +71,15 @@ def train(settings: dict[str, Any], seconds: dict[str, list[float]]) -> None:
 
     def loss(features: Tensor, target: MemberProjections) -> Tensor:
         weight = student.decoder.output_projection.weight
-        return fused_distillation_loss(features, weight, target).loss_sum / (B * T)
+        loss_sum: Tensor = fused_distillation_loss(features, weight, target).loss_sum
+        return loss_sum.div(B * T)
 
     for _ in range(settings["updates"]):
         output = timed("student forward", lambda: student(**batch.net_input, features_only=True))
         target = timed("teachers", members)
         features = output[0].flatten(0, 1)
         del output
-        value = timed("fused loss", lambda f=features, t=target: loss(f, t))
+        value = timed("fused loss", partial(loss, features, target))
         del features, target
         timed("student backward", value.backward)
         del value

@@ -113,7 +113,7 @@ def make_data(folder: Path, sizes: dict[str, int], sentences: int) -> tuple[Path
     teachers = []
     for seed in range(1, MEMBERS + 1):
         architecture = Architecture(
-            *(sizes[name] for name in ("layers", "width", "ffn", "heads")), 0.1
+            sizes["layers"], sizes["width"], sizes["ffn"], sizes["heads"], 0.1
         )
         model = random_model(architecture, dictionary, LENGTH, seed)
         path = folder / f"teacher{seed}.pt"
@@ -201,7 +201,8 @@ def run(
 
 def planned(model: Model, stage: int, ranks: int, framework: float) -> Training:
     """Return what is planned for a run; ``framework`` bytes are what it takes without tensors."""
-    size = text_size(*(model.sizes[name] for name in ("layers", "width", "ffn", "heads")))
+    sizes = model.sizes
+    size = text_size(sizes["layers"], sizes["width"], sizes["ffn"], sizes["heads"])
     return Training(
         size,
         size,
@@ -228,7 +229,7 @@ def framework_bytes(folder: Path, updates: int, threads: int) -> int:
     progress("a rank without tensors")
     found = run(place, QUICK, 1, 2, updates, threads)
     tensors = memory(planned(QUICK, 1, 2, 0.0)).total
-    return max(rank["peak_bytes"] for rank in found) - tensors
+    return int(max(rank["peak_bytes"] for rank in found)) - tensors
 
 
 def sent_bytes(collectives: dict[str, list[int]], ranks: int) -> int:

@@ -155,7 +155,10 @@ def write_comparison(
         "schema": "seqdistill.methods/1",
         "facts": facts,
         "methods": {name: asdict(method) for name, method in bench.methods.items()},
-        "runs": {name: {"metrics": one.metrics, "facts": one.facts} for name, one in found.items()},
+        "runs": {
+            name: {"metrics": one.content["metrics"], "facts": one.facts}
+            for name, one in found.items()
+        },
         "rows": [asdict(row) for row in rows],
     }
     stem.parent.mkdir(parents=True, exist_ok=True)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.methods.samples import Sampled, read_samples
+from seqdistill.assessment.bootstrap import Estimate
 from seqdistill.errors import InputError
 from seqdistill.files import atomic_write
 
@@ -32,10 +33,9 @@ class RunResults:
     path: Path
 
     @property
-    def metrics(self) -> Mapping[str, Mapping[str, float | None]]:
-        """Metric → ``value``, ``low``, ``high``."""
-        found: Mapping[str, Mapping[str, float | None]] = self.content["metrics"]
-        return found
+    def metrics(self) -> dict[str, Estimate]:
+        """Numbers with their intervals, where they have one, by metric."""
+        return {name: Estimate(**one) for name, one in self.content["metrics"].items()}
 
     @property
     def facts(self) -> Mapping[str, Any]:
@@ -46,7 +46,7 @@ class RunResults:
     @cached_property
     def sampled(self) -> dict[str, Sampled]:
         """Its numbers over resampled sentences."""
-        return read_samples(self.path, {name: one["value"] for name, one in self.metrics.items()})
+        return read_samples(self.path, {name: one.value for name, one in self.metrics.items()})
 
 
 def read_results(path: Path, samples: Path) -> RunResults | None:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -178,7 +179,9 @@ def write_samples(path: Path, found: Mapping[str, Sampled]) -> None:
 
     That is an error of a thousandth of an interval's width, and half the size.
     """
-    gaps = {name: (one.replicates - one.value).astype(np.float16) for name, one in found.items()}
+    gaps: dict[str, Any] = {
+        name: (one.replicates - one.value).astype(np.float16) for name, one in found.items()
+    }
     with atomic_write(path, binary=True) as handle:
         np.savez_compressed(handle, **gaps)
 

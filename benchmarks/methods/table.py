@@ -114,9 +114,13 @@ def aggregate(bench: Bench, found: Mapping[str, RunResults], seeds: Sequence[int
         for metric in dict.fromkeys(metric for one in metrics for metric in one):
             values = [one[metric] for one in metrics if metric in one]
             if len(values) == len(metrics):  # a mean over some of the seeds is another number
-                ends = interval([value["value"] for value in values])
-                ends += tuple(_mean_end(values, end) for end in ("low", "high"))
-                mean = sum(value["value"] for value in values) / len(values)
+                numbers = [value.value for value in values]
+                ends = (
+                    *interval(numbers),
+                    _mean([value.low for value in values]),
+                    _mean([value.high for value in values]),
+                )
+                mean = sum(numbers) / len(numbers)
                 rows.append(Row(name, label, metric, given, expected, mean, *ends))
     return rows
 
@@ -139,8 +143,8 @@ def interval(values: Sequence[float]) -> tuple[float | None, float | None]:
     return mean - half, mean + half
 
 
-def _mean_end(values: Sequence[Mapping[str, float | None]], end: str) -> float | None:
-    ends = [value[end] for value in values]
+def _mean(ends: Sequence[float | None]) -> float | None:
+    """Return the mean of ends of intervals, None where one is missing."""
     there = [end for end in ends if end is not None]
     return sum(there) / len(there) if len(there) == len(ends) else None
 

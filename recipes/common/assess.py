@@ -185,9 +185,9 @@ def _quality(recipe: Recipe, hypotheses: Sequence[Hypothesis]) -> dict[str, Any]
         errors = assess_word_errors(
             hypotheses, resamples=recipe.assess.resamples, seed=recipe.assess.seed
         )
-        return errors and errors.to_dict()
+        return None if errors is None else errors.to_dict()
     score = assess_quality(hypotheses)
-    return score and asdict(score)
+    return None if score is None else asdict(score)
 
 
 def _temperature(result: SystemResult) -> dict[str, Any] | None:

@@ -7,7 +7,7 @@ from recipes.common.config import unknown
 from seqdistill.errors import InputError
 
 if TYPE_CHECKING:
-    from recipes.common.recipe import Recipe
+    from recipes.common.recipe import Recipe, Stage, Student
 
 KINDS = ("text", "speech")
 """Values of ``data.kind``."""
@@ -121,7 +121,7 @@ def _check_stages(recipe: "Recipe", name: str) -> None:
     student, where = recipe.students.each[name], f"students.each.{name}"
     if "." in name:
         raise InputError(f"{where}: a student's name has no dots; its stages' folders have")
-    parts = {where: student}
+    parts: dict[str, Student | Stage] = {where: student}
     parts |= {f"{where}.stages[{number}]": stage for number, stage in enumerate(student.stages)}
     for place, part in parts.items():
         if part.targets not in (None, *TARGET_MODES):

@@ -81,11 +81,11 @@ def fidelity(
     }
     exact: dict[str, Any] = {}
     if all(h.against is not None for h in forced):
-        mine, theirs = (
+        mine, others = (
             forced_set(HypothesisSet.of(f"references scored by {name}", rows))
             for name, rows in (("the system", forced), (reference, reference_forced))
         )
-        found = assess_fidelity(mine, theirs, measures=(), resamples=resamples, seed=seed).to_dict()
+        found = assess_fidelity(mine, others, measures=(), resamples=resamples, seed=seed).to_dict()
         exact = {name: found[name] for name in ("kl_divergence", "top1_agreement")}
     return Fidelity(reference, float(np.abs(gap).mean()), len(gap), correlations, **exact)
 

@@ -453,7 +453,7 @@ def read_resolved(path: Path) -> Recipe:
 
 def build_resolved(values: Mapping[str, Any]) -> Recipe:
     """Return a recipe from what ``dataclasses.asdict`` made of it."""
-    names = {key: values.get(key) for key in ("name", "scale", "data_root")}
+    names: dict[str, Any] = {key: values.get(key) for key in ("name", "scale", "data_root")}
     others = {k: v for k, v in values.items() if k not in (*names, "left_out")}
     return replace(build(Recipe, others), **names, left_out=values.get("left_out", {}))
 

@@ -109,8 +109,8 @@ class Runner:
             InputError: something a step reads is not there and is not made by a chosen step.
         """
         if force:
-            for step in chosen:
-                self.stamps.path(step).unlink(missing_ok=True)
+            for one in chosen:
+                self.stamps.path(one).unlink(missing_ok=True)
         pending, ran = list(chosen), 0
         self.failures = []
         self._will_fork = self.warm and any(can_start(resolve(step.command)) for step in chosen)

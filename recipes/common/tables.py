@@ -290,7 +290,8 @@ def _is_about_words(results: dict[str, Any]) -> bool:
 
 
 def _score_cells(score: dict[str, Any] | None) -> list[str]:
-    return [_number(score and score[name]["value"], 1) for name in ("bleu", "chrf")]
+    values = [None if score is None else score[name]["value"] for name in ("bleu", "chrf")]
+    return [_number(value, 1) for value in values]
 
 
 def _quality(score: dict[str, Any] | None) -> str:
@@ -302,8 +303,7 @@ def _word_cells(errors: dict[str, Any] | None) -> list[str]:
 
 
 def _share(errors: dict[str, Any] | None, rate: str) -> str:
-    found = errors and errors["rates"][rate]
-    return _number(found and found["value"], 1, 100)
+    return _number(None if errors is None else errors["rates"][rate]["value"], 1, 100)
 
 
 def _rate(name: str) -> Callable[[dict[str, Any] | None], str]:

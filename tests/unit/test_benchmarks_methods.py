@@ -357,11 +357,11 @@ def test_the_table_has_runs_of_the_folder_and_of_the_archive(tmp_path: Path) -> 
         archive.add(name, kept)
     settings = {"one-seed3": "a", "one-seed4": "a", "two-seed3": "a"}
     found = collect(bench, work, archive, settings)
-    values = {name: one.metrics["bleu"]["value"] for name, one in found.items()}
+    values = {name: one.metrics["bleu"].value for name, one in found.items()}
     assert values == {"ensemble": 30.0, "one-seed3": 21.0, "one-seed9": 23.0}
     assert seeds_found(bench, found) == [3, 4, 9]
     alone = collect(bench, work)
-    assert alone["one-seed3"].metrics["bleu"]["value"] == 20.0
+    assert alone["one-seed3"].metrics["bleu"].value == 20.0
 
 
 def test_settings_are_those_of_the_run_wherever_it_is(tmp_path: Path, demo: Recipe) -> None:
