@@ -13,7 +13,8 @@ def train(corpus: Corpus, *options: object, **environment: str) -> tuple[int, st
     done = run(
         "seqdistill-fairseq-train", corpus.data, *ARCHITECTURE, *TRAINING,
         "--ensemble-paths", corpus.ensemble_paths, "--criterion", "proxy_dirichlet",
-        "--max-update", "1", "--no-save", "--disable-validation", *options, **environment,
+        "--max-update", "1", "--no-save", "--save-dir", corpus.data / "fit", "--disable-validation",
+        *options, **environment,
     )  # fmt: skip
     return done.returncode, done.stdout + done.stderr
 
