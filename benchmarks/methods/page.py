@@ -119,6 +119,8 @@ def _table(
     lines = []
     for found in table.values():
         runs = found[RUNS]
+        if not (with_runs or runs.value):  # the summary says that it has not been run
+            continue
         count = str(int(runs.value))
         if runs.value < runs.expected:
             count += f" of {runs.expected}"
