@@ -73,6 +73,10 @@ class Archive:
 
     root: Path
 
+    def __post_init__(self) -> None:
+        if self.root.exists() and not self.root.is_dir():
+            raise InputError(f"--archive {self.root}: expected a folder, got a file")
+
     def names(self) -> list[str]:
         """Return the names of the runs that it has."""
         return sorted(path.stem for path in self.root.glob("*.json"))

@@ -162,13 +162,14 @@ def main() -> None:
     """Do the imports, then fork for every request; a child returns from here into its program."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # from a terminal it reaches the programs, too
     control = socket.socket(fileno=int(sys.argv[1]))
-    _import()
+    import_all()
     request = _serve(control)
     if request is not None:
         _run(request)
 
 
-def _import() -> None:
+def import_all() -> None:
+    """Import what programs take seconds to import, and leave no trace of it in their logs."""
     import logging
 
     from seqdistill.cli.with_fairseq import light_imports

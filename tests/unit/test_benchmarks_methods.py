@@ -334,6 +334,8 @@ def test_an_archive_returns_what_it_was_given(tmp_path: Path) -> None:
     (archive.root / "one-seed3.json").write_text('{"schema": "other/1"}')
     with pytest.raises(InputError, match=r"expected seqdistill\.method-results/2, got other/1"):
         archive.find("one-seed3", "a")
+    with pytest.raises(InputError, match="expected a folder, got a file"):
+        Archive(archive.root / "one-seed3.json")
 
 
 def test_the_table_has_runs_of_the_folder_and_of_the_archive(tmp_path: Path) -> None:
