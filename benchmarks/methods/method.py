@@ -66,6 +66,7 @@ class Method:
         init: what the student starts from; None: what the recipe's students do.
         arguments: options of fairseq-train.
         stages: the training in parts, one after the other; none: in one.
+        patience: how many times as long as the others it is trained.
         student: the method whose student is decoded, where none is trained.
         decode: options of fairseq-generate.
         predictive: ``base`` or ``mean``; None takes the default.
@@ -80,6 +81,7 @@ class Method:
     init: str | None = None
     arguments: Arguments = field(default_factory=dict)
     stages: list[Part] = field(default_factory=list)
+    patience: float = 1.0
     student: str | None = None
     decode: Arguments = field(default_factory=dict)
     predictive: str | None = None
@@ -94,7 +96,7 @@ class Bench:
     Attributes:
         recipe: folder of the recipe that everything else is taken from.
         seeds: of main methods; the others have the first.
-        updates: of every student.
+        updates: of every student; a method's ``patience`` is how many times as many it has.
         baselines: systems of the recipe.
         detection: measures that tell out-of-domain sentences in the table.
         rejection: measures that sentences are rejected by.
@@ -157,6 +159,8 @@ def read_bench(path: Path = FILE) -> Bench:
             raise InputError(f"{where}: a baseline has that name")
         if method.targets not in (None, *TARGET_MODES):
             raise unknown("targets", str(method.targets), TARGET_MODES, where)
+        if not 0 < method.patience < float("inf"):
+            raise InputError(f"{where}.patience: expected more than 0, got {method.patience:g}")
         shares = sum(part.share for part in method.stages)
         if method.stages and not abs(shares - 1) < 1e-6:
             raise InputError(f"{where}.stages: expected shares that add up to 1, got {shares:g}")
@@ -166,8 +170,8 @@ def read_bench(path: Path = FILE) -> Bench:
                 raise unknown("method", method.student, others, f"{where}.student")
             trained = [
                 key
-                for key in ("arguments", "before", "init", "stages", "transfer")
-                if getattr(method, key)
+                for key in ("arguments", "before", "init", "patience", "stages", "transfer")
+                if getattr(method, key) != getattr(Method("", ""), key)
             ]
             if trained:
                 raise InputError(
@@ -219,6 +223,11 @@ def runs_named(bench: Bench, names: Iterable[str]) -> list[Run]:
 def expected_seeds(bench: Bench, name: str) -> list[int]:
     """Return the seeds that a method's row is to have."""
     return bench.seeds if bench.methods[name].main else bench.seeds[:1]
+
+
+def updates_of(bench: Bench, name: str) -> int:
+    """Return how long a method's student is trained."""
+    return max(1, round(bench.methods[name].patience * bench.updates))
 
 
 def fill(value: Any, words: Mapping[str, str], where: str) -> Any:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from benchmarks.methods.method import Bench, Command, Method, Run, fill
+from benchmarks.methods.method import Bench, Command, Method, Run, fill, updates_of
 from recipes.common.checks import check
 from recipes.common.config import unknown
 from recipes.common.plan import KINDS, decode_steps, force_steps, make_plan
@@ -99,10 +99,11 @@ def run_recipe(base: Recipe, bench: Bench, run: Run, work: WorkFolder) -> Recipe
     student = bench.methods[trained.method]
     words = placeholders(base, bench, trained, work)
     where = f"methods.{trained.method}"
+    updates = updates_of(bench, trained.method)
     arguments = {"seed": run.seed} | fill(student.arguments, words, f"{where}.arguments")
     stages = [
         Stage(
-            budget(base.students.arguments, max(1, round(part.share * bench.updates)))
+            budget(base.students.arguments, max(1, round(part.share * updates)))
             | fill(part.arguments, words, f"{where}.stages[{number}].arguments"),
             part.targets,
             part.transfer,
@@ -111,7 +112,7 @@ def run_recipe(base: Recipe, bench: Bench, run: Run, work: WorkFolder) -> Recipe
     ]
     students = replace(
         base.students,
-        arguments=budget(base.students.arguments, bench.updates),
+        arguments=budget(base.students.arguments, updates),
         each={
             trained.name: Student(
                 student.init, arguments, student.targets or bench.targets, student.transfer, stages
@@ -171,7 +172,7 @@ def placeholders(base: Recipe, bench: Bench, run: Run, work: WorkFolder) -> dict
         "stores": ":".join(str(work.targets(subset)) for subset in ("train", "valid")),
         "student": str(student_path(base, trained, work)),
         "seed": str(run.seed),
-        "updates": str(bench.updates),
+        "updates": str(updates_of(bench, trained.method)),
         "folder": str(run_folder(work, run).own),
         "shared": str(shared_folder(work, run.method)),
         "python": sys.executable,

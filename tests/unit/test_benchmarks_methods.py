@@ -74,6 +74,11 @@ def bench_of(tmp_path: Path, more: str = "") -> Bench:
             "  two: {label: a, source: b, student: one, arguments: {lr: 1}}",
             "methods.two.arguments is for a training, and two decodes the student of one",
         ),
+        (
+            "  two: {label: a, source: b, student: one, patience: 2}",
+            "methods.two.patience is for a training, and two decodes the student of one",
+        ),
+        ("  two: {label: a, source: b, patience: 0}", "two.patience: expected more than 0, got 0"),
         ("  Two: {label: a, source: b}", "small letters, digits and underscores"),
         ("  ensemble: {label: a, source: b}", "a baseline has that name"),
     ],
@@ -114,6 +119,23 @@ def test_schedules_end_with_the_budget() -> None:
     assert budget(given, 1000) == given | {"max-update": 1000, "total-num-update": 1000}
     assert budget(given, 100)["warmup-updates"] == 20
     assert "total-num-update" not in budget({"max-update": 5}, 10)
+
+
+def test_patience_is_more_updates_for_schedules_and_stages_too(
+    tmp_path: Path, demo: Recipe
+) -> None:
+    bench = bench_of(
+        tmp_path,
+        "  two: {label: a, source: b, patience: 2.5}\n"
+        "  three: {label: a, source: b, patience: 3, stages: [{share: 0.2}, {share: 0.8}]}\n",
+    )
+
+    def updates(name: str) -> list[str]:
+        steps = plan_run(bench, Run(name, 3), demo, WORK).steps
+        commands = [step.command for step in steps if step.stage == 4]
+        return [command[command.index("--max-update") + 1] for command in commands]
+
+    assert (updates("one"), updates("two"), updates("three")) == (["10"], ["25"], ["6", "24"])
 
 
 def test_runs_share_what_they_can(tmp_path: Path, demo: Recipe) -> None:
