@@ -69,10 +69,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 max_len_a=1.2, max_len_b=10, use_cpu=True,
             )  # fmt: skip
             rows.append(_row(name, members, translator, test, references, texts, given.seed))
-        settings = {key: str(value) for key, value in vars(given).items() if key != "system"}
+        left_out = ("system", "output", "name", "overwrite")
+        command = ["python", "-m", "benchmarks.cheap_teachers", *(arguments or sys.argv[1:])]
         record = {
-            "settings": settings,
-            "environment": environment("cpu", [sys.executable, *sys.argv]),
+            "settings": {k: str(v) for k, v in vars(given).items() if k not in left_out},
+            "environment": environment("cpu", command),
             "rows": rows,
         }
         write_results(stem, record, rows)
