@@ -36,6 +36,8 @@ def assess_run(work: WorkFolder, name: str) -> tuple[dict[str, Any], dict[str, S
     cost = costs(recipe, work, name, content["steps"], stamps)
     found = {**quality(recipe, system), **token_metrics(system)}
     for measure in content["detection"]:
+        found[f"rho:{measure}"] = rank_correlation(system, measure)
+    for measure in content["detection"]:
         found |= detection_metrics(system, measure)
     for measure in content["rejection"]:
         ratio = system["rejection"].get(measure, {}).get("prr")
@@ -107,6 +109,12 @@ def token_metrics(system: Mapping[str, Any]) -> dict[str, Estimate | None]:
         "kl": _estimate(likeness.get("kl_divergence")),
         "agreement": _estimate(likeness.get("top1_agreement"), 100.0),
     }
+
+
+def rank_correlation(system: Mapping[str, Any], measure: str) -> Estimate | None:
+    """Spearman of a measure along the references with the ensemble's, none of what it lacks."""
+    value = (system["fidelity"] or {}).get("spearman", {}).get(measure)
+    return None if value is None else Estimate(value)
 
 
 def detection_metrics(system: Mapping[str, Any], measure: str) -> dict[str, Estimate | None]:

@@ -28,15 +28,20 @@ _NAMES = {
     "decode_peak_gib": ("decoding, peak GiB", 2),
 }
 _QUALITY = ("bleu", "chrf", "wer", "cer", "nll", "ece")
-_LIKENESS = ("kl", "agreement")
+_LIKENESS = ("kl", "agreement", "rho")
 _COSTS = tuple(name for name in _NAMES if name.endswith(("_minutes", "_gib", "_ms")))
 
 NOTE = """\
 Means over seeds. `a ± b`: b is half the 95 % interval of the mean over seeds (Student's t);
 `a [b, c]`, of one run: the 95 % bootstrap interval over test sentences (chrF2 has none). ↑ higher
-is better, ↓ lower. NLL (nats a token), ECE (%) and KL(p_ensemble‖p) (nats a token) along the
-references of the test set; AUROC (mean over the out-of-domain sets) and PRR in %. Runs: those that
-are done, and of how many where some are missing."""
+is better, ↓ lower. NLL (nats a token) and ECE (%) along the references of the test set; AUROC (mean
+over the out-of-domain sets) and PRR in %. Runs: those that are done, and of how many where some are
+missing."""
+
+LIKENESS = """\
+Along the references of the test set: KL(p_ensemble‖p), nats a token; how often both find the same
+piece the most probable, %; and ρ, Spearman's rank correlation of the tokens' uncertainty with the
+ensemble's."""
 
 
 DIFFERENCES = """\
@@ -46,16 +51,20 @@ How much runs differ from seed to seed is not in it: the table above has that.""
 
 
 def markdown_tables(rows: Sequence[Row]) -> dict[str, str]:
-    """Return the tables by name: ``summary``, ``differences``, ``costs``, one of sets a measure."""
+    """Return the tables by name.
+
+    They are ``summary``, ``likeness``, ``differences``, ``costs`` and one of sets a measure.
+    """
     table = by_method(rows)
     metrics = list(dict.fromkeys(row.metric for row in rows))
     minus = [metric for metric in metrics if metric.startswith(PREFIX)]
     means = [m for m in metrics if m.endswith(":mean") and m not in minus]
     rejection = [metric for metric in metrics if metric.startswith("prr:")]
     quality = [name for name in _QUALITY if name in metrics]
-    likeness = [name for name in _LIKENESS if name in metrics]
+    likeness = [metric for metric in metrics if metric.partition(":")[0] in _LIKENESS]
     tables = {
-        "summary": _table(table, [*quality, *means, *rejection, *likeness], with_runs=True),
+        "summary": _table(table, [*quality, *means, *rejection], with_runs=True),
+        "likeness": _table(table, likeness),
         "differences": _differences(table, minus),
         "costs": _table(table, [name for name in _COSTS if name in metrics]),
     }
@@ -75,7 +84,9 @@ def markdown_page(title: str, rows: Sequence[Row], facts: Mapping[str, str]) -> 
         facts: what has to be known to redo it: name → text.
     """
     tables = markdown_tables(rows)
-    parts = [f"# {title}", tables.pop("summary"), NOTE, "## Costs", tables.pop("costs")]
+    parts = [f"# {title}", tables.pop("summary"), NOTE]
+    parts += ["## Likeness to the ensemble", tables.pop("likeness"), LIKENESS]
+    parts += ["## Costs", tables.pop("costs")]
     differences = tables.pop("differences")
     if differences:
         parts[3:3] = ["## Beside the method of this project", differences, DIFFERENCES]
@@ -125,6 +136,8 @@ def _table(
         if runs.value < runs.expected:
             count += f" of {runs.expected}"
         cells = [_cell(found.get(metric), _digits(metric)) for metric in metrics]
+        if not with_runs and set(cells) == {NONE}:
+            continue
         lines.append([runs.label, *([count] if with_runs else []), *cells])
     return format_table(header, lines, "markdown")
 
@@ -162,16 +175,18 @@ def heading(metric: str) -> str:
     kind, _, rest = metric.partition(":")
     if not rest:
         return f"{_NAMES[metric][0]} {'↑' if higher_is_better(metric) else '↓'}"
-    return f"{kind.upper()} {symbol_of(rest.split(':')[0])} ↑"
+    return f"{'ρ' if kind == 'rho' else kind.upper()} {symbol_of(rest.split(':')[0])} ↑"
 
 
 def higher_is_better(metric: str) -> bool:
     """Whether a larger number is the better one."""
-    return metric.partition(":")[0] in ("bleu", "chrf", "agreement", "auroc", "prr")
+    return metric.partition(":")[0] in ("bleu", "chrf", "agreement", "rho", "auroc", "prr")
 
 
 def _digits(metric: str) -> int:
-    return _NAMES[metric][1] if metric in _NAMES else 1
+    if metric in _NAMES:
+        return _NAMES[metric][1]
+    return 3 if metric.startswith("rho:") else 1
 
 
 def _cell(row: Row | None, digits: int) -> str:

@@ -319,6 +319,14 @@ def test_rows_are_means_over_seeds_and_say_what_is_missing(tmp_path: Path) -> No
     assert lines[2] == ["ensemble of 2", "1", "30.0 [29.0, 31.0]", "60.0", "70.0 [60.0, 80.0]"]
     assert lines[3] == ["One", "2", "21.0 ± 12.7", "42.0 ± 25.4", "70.0 ± 0.0"]
     assert lines[4] == ["Two", "0 of 1", "–", "–", "–"]
+    found["one-seed3"].content["metrics"]["rho:mutual_information"] = {
+        "value": 0.875, "low": None, "high": None
+    }  # fmt: skip
+    likeness = markdown_tables(aggregate(bench, {"one-seed3": found["one-seed3"]}, [3, 4]))
+    lines = [[c.strip() for c in line.strip("| ").split(" | ")] for line in
+             likeness["likeness"].splitlines()]  # fmt: skip
+    assert lines[0] == ["method", "ρ MI ↑"]
+    assert lines[2:] == [["One", "0.875"]]
     page = markdown_page("A title", rows, {"commit": "abc", "nothing": ""})
     assert page.startswith("# A title\n\n| method")
     assert page.endswith("- commit: abc\n")
