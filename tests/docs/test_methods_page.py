@@ -27,7 +27,7 @@ def test_every_option_is_there() -> None:
 def test_the_tables_are_those_of_the_last_run(bench: str) -> None:
     assert (ROOT / "benchmarks" / "methods" / f"{bench}.yaml").is_file()
     places = re.findall(rf"<!-- {bench}: (\w+) -->", PAGE)
-    assert places == ["summary", "differences", "costs"]
+    assert places == ["summary", "differences", "likeness", "costs"]
     csv = RESULTS / f"{bench}.csv"
     if csv.is_file():
         assert fill_page(PAGE, markdown_tables(read_rows(csv)), bench) == PAGE
