@@ -109,7 +109,7 @@ def test_runs_have_numbers_and_costs(whole: tuple[Path, str, str]) -> None:
         assert metrics["decode_peak_gib"]["value"] > 0.1
         assert ("kl" in metrics) == (run != "ensemble")
         recorded = results["recipe"]["systems"][run]["fidelity"]
-        for measure in ("total_uncertainty", "mutual_information"):
+        for measure in ("total_uncertainty", "reverse_mutual_information"):
             expected = None if recorded is None else recorded["spearman"][measure]
             assert metrics.get(f"rho:{measure}", {"value": None})["value"] == expected
         if run != "ensemble":
