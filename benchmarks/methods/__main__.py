@@ -194,8 +194,8 @@ def provenance(
     return {
         "command": f"`python -m benchmarks.methods{file} --recipe {bench.recipe}{scale} "
         f"--updates {bench.updates}`",
-        "recipe": f"{recipe.title}; every student has {bench.updates} updates and the recipe's "
-        f"options but for its own (`{name}.json`); {recipe.jobs} steps at once, "
+        "recipe": f"{recipe.title}; every student has {bench.updates} updates, times its patience, "
+        f"and the recipe's options but for its own (`{name}.json`); {recipe.jobs} steps at once, "
         f"{recipe.threads} thread(s) each",
         "commit": ", ".join(sorted(commits)),
         "hardware": "; ".join(sorted({one["machine"] for one in facts})),
